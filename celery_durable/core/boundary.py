@@ -1,0 +1,182 @@
+"""Types at the durable boundary.
+
+What crosses it (a run's arguments and result, a step's arguments and result) is checked against the
+function's annotations with pydantic on the way out and on the way in. An annotation that pydantic
+can't handle counts as none: the value then has to be plain data.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import NotSerializable
+from .codec import decode, encode
+
+__all__ = ["Boundary", "Signature", "signature_of"]
+
+_PLAIN = (Any, object, inspect.Parameter.empty)
+
+
+class Boundary:
+    """One annotated place that values cross in both directions."""
+
+    __slots__ = ("_adapter", "annotation")
+
+    def __init__(self, annotation: Any = Any) -> None:
+        self.annotation = annotation
+        self._adapter = _adapter(annotation)
+
+    def write(self, value: Any, what: str) -> str:
+        """The value as text, once it is known to fit."""
+        return encode(self.plain(value, what), what)
+
+    def plain(self, value: Any, what: str) -> Any:
+        """The value in plain types, once it is known to fit."""
+        if self._adapter is None:
+            return value
+        fitting = self._fit(value, what)
+        return self._adapter.dump_python(fitting, round_trip=True, warnings=False)
+
+    def read(self, text: str, what: str) -> Any:
+        """The value of a text that :meth:`write` made."""
+        return self.typed(decode(text), what)
+
+    def typed(self, value: Any, what: str) -> Any:
+        """A plain value as the annotation's type."""
+        return value if self._adapter is None else self._fit(value, what)
+
+    def _fit(self, value: Any, what: str) -> Any:
+        assert self._adapter is not None
+        try:
+            return self._adapter.validate_python(value, by_alias=True, by_name=True)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc']) or 'the value'}: {problem['msg']}"
+                for problem in error.errors(include_url=False)[:5]
+            )
+            name = getattr(self.annotation, "__name__", None) or str(self.annotation)
+            raise NotSerializable(
+                f"{what} does not fit its annotation {name}: {problems}. "
+                "Change the annotation or what is handed over."
+            ) from None
+
+
+@lru_cache(maxsize=4096)
+def _cached_adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(annotation)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeError, NameError):
+        return None
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    if annotation in _PLAIN:
+        return None
+    if annotation is None:
+        annotation = type(None)
+    try:
+        return _cached_adapter(annotation)
+    except TypeError:  # an annotation that can't be hashed, such as Annotated[int, []]
+        return _cached_adapter.__wrapped__(annotation)
+
+
+class Signature:
+    """The boundaries of one function: its parameters by name, and its result."""
+
+    __slots__ = ("_bound", "_parameters", "_signature", "result", "typed")
+
+    def __init__(self, fn: Callable[..., Any], bound: bool = False) -> None:
+        hints = _hints(fn)
+        self._bound = bound
+        self.result = Boundary(hints.pop("return", Any))
+        self._parameters = {name: Boundary(hint) for name, hint in hints.items()}
+        self.typed = bool(self._parameters)
+        self._signature: inspect.Signature | None = None
+        if self.typed:
+            try:
+                self._signature = inspect.signature(fn)
+            except (TypeError, ValueError):
+                self.typed = False
+
+    def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments in plain types. Arguments that don't fit the signature are left to the call."""
+        return self._convert(args, kwargs, what, Boundary.plain)
+
+    def arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Plain arguments as what the annotations say."""
+        return self._convert(args, kwargs, what, Boundary.typed)
+
+    def _convert(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        what: str,
+        convert: Callable[[Boundary, Any, str], Any],
+    ) -> tuple[list[Any], dict[str, Any]]:
+        if not self.typed or self._signature is None:
+            return list(args), dict(kwargs)
+        positions, rest = self._positions()
+        converted = []
+        for index, value in enumerate(args):
+            name = positions[index] if index < len(positions) else rest
+            converted.append(self._one(name, value, what, convert))
+        keywords = {name: self._one(name, value, what, convert) for name, value in kwargs.items()}
+        return converted, keywords
+
+    def _one(self, name: str | None, value: Any, what: str, convert: Callable[[Boundary, Any, str], Any]) -> Any:
+        boundary = self._parameters.get(name) if name is not None else None
+        return value if boundary is None else convert(boundary, value, f"{what}, argument {name!r},")
+
+    def _positions(self) -> tuple[list[str], str | None]:
+        assert self._signature is not None
+        names, rest = [], None
+        for parameter in self._signature.parameters.values():
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                names.append(parameter.name)
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                rest = parameter.name
+        return names[1:] if self._bound else names, rest
+
+
+def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    target = inspect.unwrap(fn) if not inspect.isclass(fn) else fn.__init__
+    target = getattr(target, "__func__", target)
+    if not getattr(target, "__annotations__", None):
+        call = getattr(type(target), "__call__", None)
+        if inspect.isfunction(target) or call is None or not getattr(call, "__annotations__", None):
+            return {}
+        target = call
+    try:
+        hints = get_type_hints(target, include_extras=True)
+    except Exception:  # a forward reference that can't be resolved, or an exotic callable
+        hints = {k: v for k, v in target.__annotations__.items() if not isinstance(v, str)}
+    if inspect.isclass(fn):
+        hints["return"] = fn
+    return hints
+
+
+_UNANNOTATED = Signature(lambda: None)
+
+
+def signature_of(fn: Callable[..., Any]) -> Signature:
+    """The boundaries of a function, made once for it."""
+    function = getattr(fn, "__func__", fn)
+    if getattr(function, "__annotations__", None) == {} and not hasattr(function, "__wrapped__"):
+        return _UNANNOTATED
+    try:
+        return _cached_signature(function, function is not fn)
+    except TypeError:  # a callable object that can't be hashed
+        return Signature(function, function is not fn)
+
+
+@lru_cache(maxsize=4096)
+def _cached_signature(fn: Callable[..., Any], bound: bool) -> Signature:
+    return Signature(fn, bound)

@@ -1,0 +1,155 @@
+"""Values as text and back.
+
+What is stored is JSON. The types that JSON lacks and that carry no code (times, decimals, UUIDs,
+bytes, tuples, sets, mappings with other keys than strings) are written as ``{"$": kind, "v": ...}``,
+so that an unannotated value comes back as what it was. Nothing is ever pickled, and decoding can
+only build the types named in this file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from ..errors import DurableError, NotSerializable
+
+__all__ = ["decode", "encode"]
+
+TAG = "$"
+_MAX_DEPTH = 200
+
+
+class _Unstorable(Exception):
+    """Carries the path to the value that can't be stored up to where the step is known."""
+
+    def __init__(self, path: str, value: object, why: str = "") -> None:
+        super().__init__(path, value, why)
+        self.path, self.value, self.why = path, value, why
+
+
+def encode(value: Any, what: str = "the value") -> str:
+    """The value as JSON text. ``what`` names it in the error, should it not be storable."""
+    try:
+        return json.dumps(_pack(value, "", 0), separators=(",", ":"))
+    except _Unstorable as error:
+        raise NotSerializable(_explain(what, error)) from None
+
+
+def decode(text: str) -> Any:
+    """The value that :func:`encode` was given, in types of this file only."""
+    try:
+        return _unpack(json.loads(text))
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise DurableError(f"a stored value can't be decoded ({error}): {text[:80]!r}") from error
+
+
+def _explain(what: str, error: _Unstorable) -> str:
+    kind = type(error.value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    where = f" at {error.path}" if error.path else ""
+    cure = error.why or _cure(error.value)
+    return f"{what} can't be stored: {name}{where} has no durable form. {cure}"
+
+
+def _cure(value: object) -> str:
+    if hasattr(value, "__await__"):
+        return "The function is async: await it inside a def function, or hand over its value."
+    if hasattr(value, "model_dump") or hasattr(value, "__dataclass_fields__"):
+        return "Annotate the function with this type (or use step.options(returns=...)): then it is stored by its fields."
+    return "Hand over plain data, such as an id, or annotate the function with a type that pydantic can store."
+
+
+_SCALARS = (str, bool, int, type(None))
+
+
+def _pack(value: Any, path: str, depth: int) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {TAG: "float", "v": repr(value)}
+    if depth > _MAX_DEPTH:
+        raise _Unstorable(path[:60] + "...", value, f"It is nested deeper than {_MAX_DEPTH} levels, or holds itself.")
+    depth += 1
+    if kind is list:
+        return [_pack(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]
+    if kind is dict:
+        return _pack_dict(value, path, depth)
+    if kind is tuple or isinstance(value, tuple):
+        return {TAG: "tuple", "v": [_pack(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]}
+    if kind in (set, frozenset):
+        # Sorted, so that one set has one form whatever the order of its hashes in this process.
+        items = sorted((json.dumps(_pack(item, f"{path}{{...}}", depth)) for item in value))
+        return {TAG: kind.__name__, "v": [json.loads(item) for item in items]}
+    if isinstance(value, Enum):
+        return _pack(value.value, path, depth)
+    for base, name, write in _WRITERS:
+        if isinstance(value, base):
+            return {TAG: name, "v": write(value)}
+    for base, plain in _SUBCLASSES:
+        if isinstance(value, base):
+            return _pack(plain(value), path, depth)
+    raise _Unstorable(path, value)
+
+
+def _pack_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if TAG not in value and all(type(key) is str for key in value):
+        return {key: _pack(item, f"{path}[{key!r}]", depth) for key, item in value.items()}
+    pairs = [
+        [_pack(key, f"{path}.keys()", depth), _pack(item, f"{path}[{key!r}]", depth)]
+        for key, item in value.items()
+    ]
+    return {TAG: "dict", "v": pairs}
+
+
+def _unpack(value: Any) -> Any:
+    kind = type(value)
+    if kind is list:
+        return [_unpack(item) for item in value]
+    if kind is dict:
+        if TAG in value:
+            return _READERS[value[TAG]](value["v"])
+        return {key: _unpack(item) for key, item in value.items()}
+    return value
+
+
+# datetime before date: a datetime is a date.
+_WRITERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+    (datetime, "datetime", datetime.isoformat),
+    (date, "date", date.isoformat),
+    (time, "time", time.isoformat),
+    (timedelta, "timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+    (Decimal, "decimal", str),
+    (UUID, "uuid", str),
+    (bytes, "bytes", lambda value: base64.b64encode(value).decode()),
+)
+# Subclasses of plain types (an ORM's string, a defaultdict) are stored as the plain type.
+_SUBCLASSES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int),
+    (float, float),
+    (dict, dict),
+    (list, list),
+    (bytearray, bytes),
+)
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "float": float,
+    "tuple": lambda items: tuple(_unpack(item) for item in items),
+    "set": lambda items: {_unpack(item) for item in items},
+    "frozenset": lambda items: frozenset(_unpack(item) for item in items),
+    "dict": lambda pairs: {_unpack(key): _unpack(item) for key, item in pairs},
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda parts: timedelta(*parts),
+    "decimal": Decimal,
+    "uuid": UUID,
+    "bytes": base64.b64decode,
+}

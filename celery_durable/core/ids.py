@@ -1,0 +1,48 @@
+"""Names: what a step may be called, and how what it was given is told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from ..errors import DurableError
+
+__all__ = ["MAX_ID", "check_run_id", "check_step_id", "fingerprint", "numbered"]
+
+MAX_ID = 255
+
+
+def check_step_id(step_id: object) -> str:
+    """Refuse an id that could not find its record again in every database."""
+    if not isinstance(step_id, str):
+        raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r}")
+    if not step_id or step_id != step_id.strip() or not step_id.isprintable():
+        raise ValueError(
+            f"{step_id!r} can't be a step's id: it must not be empty, begin or end with a space, "
+            "or hold characters that can't be printed"
+        )
+    if len(step_id) > MAX_ID:
+        raise ValueError(f"the step id {step_id[:40]!r}... has {len(step_id)} characters; {MAX_ID} are the most")
+    return step_id
+
+
+def numbered(name: str, occurrence: int) -> str:
+    """The id of the n-th use of an automatically named step: ``name``, ``name#2``, ``name#3``."""
+    return name if occurrence == 1 else f"{name}#{occurrence}"
+
+
+def fingerprint(encoded: str) -> str:
+    """A short digest of an encoded input, to notice that it is another one. Equal mappings have one digest."""
+    if encoded.count('":') > 1:
+        encoded = json.dumps(json.loads(encoded), sort_keys=True)
+    return hashlib.blake2b(encoded.encode(), digest_size=12).hexdigest()
+
+
+def check_run_id(run_id: object) -> str:
+    """Refuse a task id that can't be a run's id."""
+    if not isinstance(run_id, str) or not run_id or run_id != run_id.strip() or len(run_id) > MAX_ID:
+        raise DurableError(
+            f"{run_id!r} can't be a run's id: a task id of a durable task is a string of 1 to {MAX_ID} "
+            "characters that does not begin or end with a space"
+        )
+    return run_id

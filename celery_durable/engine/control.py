@@ -1,0 +1,35 @@
+"""How a pass ends before the body does.
+
+Leaving the body is done by raising a ``BaseException``, so that ``except Exception`` in the body does
+not swallow it. While one is on its way out, every verb that the body reaches (in a ``finally``, in a
+bare ``except``) raises it again, so clean-up steps run once, on the pass that really leaves the block.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DatabaseAway", "LeaseLost", "RunRetry", "Suspended", "Unwind"]
+
+
+class Unwind(BaseException):
+    """Base of what carries a pass out of the body."""
+
+
+class Suspended(Unwind):
+    """The run is parked: its state is recorded, and nothing of it stays here."""
+
+
+class LeaseLost(Unwind):
+    """Another worker has the run now: nothing that happens here counts any more."""
+
+
+class DatabaseAway(Unwind):
+    """The record can't be written: the run goes on elsewhere when its lease has ended."""
+
+
+class RunRetry(Unwind):
+    """The body is to start over (Celery's ``retry``), with its finished steps kept."""
+
+    def __init__(self, error: BaseException | None, delay: int) -> None:
+        super().__init__(error, delay)
+        self.error = error
+        self.delay = delay

@@ -1,0 +1,174 @@
+"""A pass from beginning to end: run the body, and turn the way it ended into the run's new state."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+from sqlalchemy.exc import DBAPIError
+
+from ..core.boundary import Boundary
+from ..core.codec import decode
+from ..core.duration import describe
+from ..core.faults import read_error, write_error
+from ..errors import DurableError, HistoryMismatch
+from .control import DatabaseAway, LeaseLost, RunRetry, Suspended, Unwind
+from .passing import Pass, current_pass
+
+__all__ = ["Ended", "Failed", "Finished", "Gone", "Parked", "execute", "recorded_end"]
+
+logger = logging.getLogger("celery_durable")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The body returned: the run's result, in plain types."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An error left the body."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Parked:
+    """The run is suspended or paused."""
+
+    waiting_on: str
+    status: str = "suspended"
+    retry: RunRetry | None = None
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Nothing of this pass counts: the run is another worker's, or will be."""
+
+    why: str
+
+
+Ended = Union[Finished, Failed, Parked, Gone]
+
+
+def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
+    """Run the body once, from its first line, and record how that ended."""
+    value: Any = None
+    error: BaseException | None = None
+    marker = current_pass.set(run)
+    try:
+        value = body()
+    except Unwind as unwind:
+        run.unwinding = run.unwinding or unwind
+    except Exception as raised:
+        error = raised
+    finally:
+        current_pass.reset(marker)
+    try:
+        if run.unwinding is not None:
+            return _left(run, run.unwinding, error)
+        if error is not None:
+            return _fail(run, error)
+        return _finish(run, value, result)
+    except Unwind as unwind:
+        return _left(run, unwind, None)
+    except DBAPIError as away:
+        return _left(run, DatabaseAway(str(away)), None)
+
+
+def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> Ended:
+    """The body was left before its end, whatever it did to what carried it out."""
+    if error is not None and error is not unwinding:
+        logger.warning(
+            "run %s: an error was raised while the run was being parked, and is dropped: %r", run.run_id, error
+        )
+    if isinstance(unwinding, Suspended):
+        if run.wake_up is not None:
+            run.dispatcher.wake(run.wake_up)
+        return Parked(str(unwinding))
+    if isinstance(unwinding, HistoryMismatch):
+        return _pause(run, unwinding)
+    if isinstance(unwinding, RunRetry):
+        return _retry(run, unwinding)
+    if isinstance(unwinding, DatabaseAway):
+        logger.error(
+            "run %s: the durable database can't be reached (%s). What is recorded is safe; the run goes on from there "
+            "when its lease has ended",
+            run.run_id,
+            unwinding,
+        )
+        return Gone("the durable database can't be reached")
+    assert isinstance(unwinding, LeaseLost)
+    return Gone("another worker has taken the run over")
+
+
+def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
+    logger.error("run %s is paused: %s", run.run_id, mismatch)
+    reason = f"code: {mismatch}"
+    run.dispatcher.announce(reason, None)
+    kept = run.store.pause(
+        run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience
+    )
+    return Parked(reason, "paused") if kept else Gone("another worker has taken the run over")
+
+
+def _retry(run: Pass, retry: RunRetry) -> Ended:
+    """Celery's retry of the whole run: finished steps are kept, the failed step starts over."""
+    error = retry.error
+    text = write_error(error) if error is not None else None
+    after = f", after {type(error).__name__}: {error}" if error is not None else ""
+    run.unwinding = None
+    try:
+        run.park(
+            run.now() + retry.delay,
+            f"retry {run.claim.retries + 1} of the run in {describe(retry.delay)}{after}"[:500],
+            retried=True,
+            error=text,
+            reset=run.blamed_steps(error),
+        )
+    except Suspended as parked:
+        if run.wake_up is not None:
+            run.dispatcher.wake(run.wake_up)
+        return Parked(str(parked), retry=retry)
+    raise AssertionError("a retried run is parked")
+
+
+def _fail(run: Pass, error: BaseException) -> Ended:
+    kept = run.store.finish(
+        run.link,
+        run.fence,
+        status="failed",
+        now=run.now(),
+        lease=run.settings.lease,
+        error=write_error(error),
+        patience=run.patience,
+    )
+    return Failed(error) if kept else Gone("another worker has taken the run over")
+
+
+def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
+    try:
+        text = run.measured(result.write(value, f"the result of run {run.run_id}"), "the result")
+    except DurableError as error:
+        return _fail(run, error)
+    kept = run.store.finish(
+        run.link,
+        run.fence,
+        status="completed",
+        now=run.now(),
+        lease=run.settings.lease,
+        result=text,
+        patience=run.patience,
+    )
+    return Finished(decode(text)) if kept else Gone("another worker has taken the run over")
+
+
+def recorded_end(status: str, result: str | None, error: str | None) -> Ended:
+    """The end of a run that finished earlier, to be delivered again."""
+    if status == "completed":
+        return Finished(decode(result or "null"))
+    return Failed(read_error(error) if error else DurableError("the run failed"))

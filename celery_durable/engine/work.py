@@ -1,0 +1,79 @@
+"""What a verb asks a pass to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.boundary import Boundary, Signature, signature_of
+from ..core.duration import Duration, micros
+from ..core.retry import Retry
+
+__all__ = ["Options", "StepContext", "Work"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one use of a verb differs from the task's defaults."""
+
+    retry: Retry | None = None
+    timeout: Duration | None = None
+    returns: Any = None
+    queue: str | None = None
+    at_most_once: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"retry={self.retry!r}: a Retry(...) is expected")
+        if self.timeout is not None:
+            micros(self.timeout)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step whose outcome comes from calling a function."""
+
+    id: str
+    kind: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    options: Options = Options()
+
+    @property
+    def function(self) -> str | None:
+        """The function's name, as shown to people."""
+        name = getattr(self.fn, "__qualname__", None)
+        return f"{getattr(self.fn, '__module__', '')}.{name}"[:255] if name else None
+
+    def signature(self) -> Signature:
+        return signature_of(self.fn)
+
+    def result(self) -> Boundary:
+        """Where the function's value crosses: ``returns`` wins over the annotation."""
+        return Boundary(self.options.returns) if self.options.returns is not None else self.signature().result
+
+
+class StepContext:
+    """What a step's function can learn about itself: ``step.current()``."""
+
+    __slots__ = ("_beat", "attempt", "last_heartbeat", "run_id", "step_id")
+
+    def __init__(
+        self, run_id: str, step_id: str, attempt: int, last_heartbeat: Any, beat: Callable[[Any], None]
+    ) -> None:
+        self.run_id = run_id
+        self.step_id = step_id
+        self.attempt = attempt
+        self.last_heartbeat = last_heartbeat
+        self._beat = beat
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this step and for no other: hand it to a payment API."""
+        return f"{self.run_id}:{self.step_id}"
+
+    def heartbeat(self, detail: Any = None) -> None:
+        """Record how far the step has come. The next attempt finds it in ``last_heartbeat``."""
+        self._beat(detail)

@@ -1,0 +1,158 @@
+"""Every error that celery_durable raises.
+
+    DurableError
+    ├── NotInDurableTask     a verb was called where no run is being executed
+    ├── DuplicateStep        one step id was used twice in one pass
+    ├── HistoryMismatch      the code no longer fits what the run has recorded
+    ├── NotSerializable      a value can't be stored, or does not fit its annotation
+    ├── PayloadTooLarge      a value is larger than durable_max_payload
+    ├── TooManySteps         a run recorded more than durable_max_steps
+    ├── StepFailed           a step's error whose own type can't be rebuilt
+    ├── StepTimeout          one attempt of a step took longer than its timeout
+    ├── StepInterrupted      the worker died inside an at_most_once step
+    ├── StartConflict        the id was started before, with other arguments
+    ├── RunNotFound          there is no such run
+    ├── WrongStatus          the run's status does not allow the operation
+    └── ConfigurationError   a setting, the schema or the wiring is wrong
+
+    NonRetryable, RetryAfter   raised by the user's step to steer its retries
+
+Each class has a stable ``code``; the page ``docs/errors.md`` has a section for each. All of them
+take one message, so that they survive pickling and the durable record unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ConfigurationError",
+    "DuplicateStep",
+    "DurableError",
+    "HistoryMismatch",
+    "NonRetryable",
+    "NotInDurableTask",
+    "NotSerializable",
+    "PayloadTooLarge",
+    "RetryAfter",
+    "RunNotFound",
+    "StartConflict",
+    "StepFailed",
+    "StepInterrupted",
+    "StepTimeout",
+    "TooManySteps",
+    "WrongStatus",
+    "add_note",
+]
+
+
+class DurableError(Exception):
+    """Base of all errors that celery_durable raises."""
+
+    code = "durable-error"
+
+
+class NotInDurableTask(DurableError):
+    """A durable verb was called where no run is being executed."""
+
+    code = "not-in-durable-task"
+
+
+class DuplicateStep(DurableError):
+    """One step id was used twice in one pass."""
+
+    code = "duplicate-step"
+
+
+class HistoryMismatch(DurableError):
+    """The code asks for something else than the run has recorded."""
+
+    code = "history-mismatch"
+
+
+class NotSerializable(DurableError):
+    """A value can't be stored, or does not fit the annotation it must fit."""
+
+    code = "not-serializable"
+
+
+class PayloadTooLarge(DurableError):
+    """A value is larger than ``durable_max_payload`` once encoded."""
+
+    code = "payload-too-large"
+
+
+class TooManySteps(DurableError):
+    """A run recorded more steps than ``durable_max_steps``."""
+
+    code = "too-many-steps"
+
+
+class StepFailed(DurableError):
+    """A step failed with an error whose own type can't be rebuilt from the record."""
+
+    code = "step-failed"
+
+
+class StepTimeout(DurableError):
+    """One attempt of a step took longer than its ``timeout``."""
+
+    code = "step-timeout"
+
+
+class StepInterrupted(DurableError):
+    """The worker died inside an ``at_most_once`` step: whether it took effect is not known."""
+
+    code = "step-interrupted"
+
+
+class StartConflict(DurableError):
+    """A run of this id was started before, with other arguments or of another task."""
+
+    code = "start-conflict"
+
+
+class RunNotFound(DurableError):
+    """There is no run of this id."""
+
+    code = "run-not-found"
+
+
+class WrongStatus(DurableError):
+    """The run's status does not allow the operation."""
+
+    code = "wrong-status"
+
+
+class ConfigurationError(DurableError):
+    """A setting, the database schema or the wiring is wrong."""
+
+    code = "configuration"
+
+
+class NonRetryable(Exception):
+    """Raised by a step's function: fail now, whatever the retry policy says."""
+
+
+class RetryAfter(Exception):
+    """Raised by a step's function: try again after this delay instead of the policy's.
+
+    Takes a duration as everywhere (``"30s"``, ``timedelta``, seconds). The policy still decides
+    how many attempts there are.
+    """
+
+    def __init__(self, delay: Any, message: str = "") -> None:
+        super().__init__(delay, message)
+        self.delay = delay
+
+    def __str__(self) -> str:
+        return str(self.args[1]) or f"retry after {self.args[0]}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Attach a note to an error: ``BaseException.add_note`` for Python 3.10, too."""
+    notes = getattr(error, "__notes__", None)
+    if not isinstance(notes, list):
+        notes = []
+        error.__notes__ = notes  # type: ignore[attr-defined]
+    notes.append(note)

@@ -1,0 +1,146 @@
+"""What differs between the databases, all of it.
+
+Connections are always in the driver's autocommit mode: a statement by itself is a transaction, and a
+transaction of several is bracketed by hand (:meth:`Dialect.begin`). So the cost of each operation is
+what is written here and nothing that a driver adds.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, create_engine, event, literal_column
+from sqlalchemy import BigInteger
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from ..errors import ConfigurationError
+
+__all__ = ["Dialect", "dialect_of", "make_engine"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One kind of database."""
+
+    name: str
+    begin: str
+    clock: str
+    update_returning: bool
+    """UPDATE gives back rows."""
+    writes_in_cte: bool
+    """An UPDATE can stand in a WITH: a fenced write, lease and all, is one statement."""
+    transaction_isolation: str
+
+    def now(self) -> ColumnElement[int]:
+        """The database's clock: it alone decides what is due and whose lease has ended."""
+        return literal_column(self.clock, BigInteger())
+
+
+SQLITE = Dialect(
+    name="sqlite",
+    begin="BEGIN IMMEDIATE",
+    clock="CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
+    update_returning=True,
+    writes_in_cte=False,
+    transaction_isolation="SERIALIZABLE",
+)
+POSTGRESQL = Dialect(
+    name="postgresql",
+    begin="BEGIN",
+    clock="(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+    update_returning=True,
+    writes_in_cte=True,
+    transaction_isolation="READ COMMITTED",
+)
+MYSQL = Dialect(
+    name="mysql",
+    begin="START TRANSACTION",
+    clock="CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+    update_returning=False,
+    writes_in_cte=False,
+    transaction_isolation="READ COMMITTED",
+)
+_DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL}
+
+
+def dialect_of(engine: Engine) -> Dialect:
+    return _DIALECTS[engine.dialect.name]
+
+
+def make_engine(url: str | URL) -> Engine:
+    """An engine for the durable database, safe to inherit over a fork."""
+    try:
+        parsed = make_url(url)
+        kind = parsed.get_backend_name()
+        if kind not in _DIALECTS:
+            raise ConfigurationError(
+                f"durable_database_url names the database {kind!r}; "
+                "sqlite, postgresql, mysql and mariadb are supported"
+            )
+        engine = create_engine(parsed, **_options(parsed, kind))
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(
+            f"durable_database_url is no database URL that SQLAlchemy understands: {error}. "
+            'An example: "postgresql+psycopg://user:password@host/name"'
+        ) from error
+    except ImportError as error:
+        extra = "postgresql" if kind == "postgresql" else "mysql"
+        raise ConfigurationError(
+            f"durable_database_url needs a driver that is not installed ({error}): "
+            f'pip install "celery-durable[{extra}]"'
+        ) from error
+    if kind == "sqlite":
+        _tune_sqlite(engine)
+    _forget_after_fork(engine)
+    return engine
+
+
+def _options(url: URL, kind: str) -> dict[str, Any]:
+    # The row count of an INSERT is how a fence answers: SQLAlchemy drops it unless told otherwise.
+    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "execution_options": {"preserve_rowcount": True}}
+    if kind == "sqlite":
+        options["connect_args"] = {"timeout": 30, "check_same_thread": False}
+        if not url.database or url.database == ":memory:":
+            options["poolclass"] = StaticPool
+            return options
+    # A pass holds one connection while it runs, so there are as many as passes at once.
+    return {**options, "pool_size": 5, "max_overflow": -1}
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def tune(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 30000")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        # SQLAlchemy's own transactions (step.transaction): take the write lock at the beginning, as
+        # a read that turns into a write later fails at once when another process wrote meanwhile.
+        if connection.get_execution_options().get("isolation_level") == SQLITE.transaction_isolation:
+            connection.exec_driver_sql(SQLITE.begin)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_after_fork(engine: Engine) -> None:
+    _engines.add(engine)
+
+
+def _dispose_in_child() -> None:
+    # The parent goes on using the sockets: the child must drop, not close them.
+    for engine in list(_engines):
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_dispose_in_child)

@@ -1,0 +1,117 @@
+"""The tables.
+
+All times are microseconds since the epoch (UTC), so that they mean and compare the same everywhere.
+``run`` is written at every step and therefore narrow: what a run was started with is in ``input``.
+
+One column drives everything that time brings about: ``run.due_at`` is the moment at which the sweeper
+has to look at the run, unless somebody changes the row before. It is, by status:
+
+* pending, suspended: when its message has to be sent (again); none while it waits for an event only
+* running: when the worker's lease ends
+* completed, failed, cancelled: when its result has to be delivered by another worker; none once it is
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
+
+from ..core.ids import MAX_ID
+from .sealing import Sealed, Sealer
+
+__all__ = ["Tables", "bounded", "unbounded"]
+
+
+def bounded(length: int) -> TypeEngine[str]:
+    """A short string that is compared byte by byte in every database."""
+    binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def unbounded() -> Text:
+    """A text of any length. It is ASCII (JSON with escapes), so no character set can spoil it."""
+    return Text().with_variant(mysql.LONGTEXT(charset="ascii"), "mysql", "mariadb")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one store, with its prefix and its sealer."""
+
+    metadata: MetaData
+    run: Table
+    input: Table
+    step: Table
+    lease: Table
+
+    @classmethod
+    def build(cls, prefix: str, sealer: Sealer | None = None) -> Tables:
+        metadata = MetaData()
+        payload: TypeEngine[str] = unbounded() if sealer is None else Sealed(unbounded(), sealer)
+        run = Table(
+            f"{prefix}run",
+            metadata,
+            Column("id", bounded(MAX_ID), primary_key=True),
+            Column("task", bounded(255), nullable=False),
+            Column("status", bounded(12), nullable=False),
+            Column("token", BigInteger, nullable=False),
+            Column("due_at", BigInteger),
+            Column("wake_at", BigInteger),
+            Column("waiting_on", bounded(500)),
+            Column("worker", bounded(255)),
+            Column("sends", Integer, nullable=False),
+            Column("passes", Integer, nullable=False),
+            Column("retries", Integer, nullable=False),
+            Column("recoveries", Integer, nullable=False),
+            Column("input_hash", bounded(32), nullable=False),
+            Column("code_version", bounded(64)),
+            Column("created_at", BigInteger, nullable=False),
+            Column("started_at", BigInteger),
+            Column("finished_at", BigInteger),
+            Column("delivered_at", BigInteger),
+            Column("result", payload),
+            Column("error", payload),
+        )
+        Index(
+            f"ix_{prefix}run_due",
+            run.c.due_at,
+            postgresql_where=run.c.due_at.is_not(None),
+            sqlite_where=run.c.due_at.is_not(None),
+        )
+        Index(f"ix_{prefix}run_status", run.c.status, run.c.created_at)
+        run_input = Table(
+            f"{prefix}input",
+            metadata,
+            Column("run_id", bounded(MAX_ID), primary_key=True),
+            Column("arguments", payload, nullable=False),
+            Column("message", payload, nullable=False),
+        )
+        step = Table(
+            f"{prefix}step",
+            metadata,
+            Column("run_id", bounded(MAX_ID), primary_key=True),
+            Column("id", bounded(MAX_ID), primary_key=True),
+            Column("position", Integer, nullable=False),
+            Column("kind", bounded(20), nullable=False),
+            Column("function", bounded(255)),
+            Column("status", bounded(12), nullable=False),
+            Column("input", payload),
+            Column("input_hash", bounded(32), nullable=False),
+            Column("result", payload),
+            Column("error", payload),
+            Column("attempts", Integer, nullable=False),
+            Column("wake_at", BigInteger),
+            Column("heartbeat", payload),
+            Column("started_at", BigInteger),
+            Column("finished_at", BigInteger),
+        )
+        lease = Table(
+            f"{prefix}lease",
+            metadata,
+            Column("name", bounded(100), primary_key=True),
+            Column("holder", bounded(255), nullable=False),
+            Column("until", BigInteger, nullable=False),
+        )
+        return cls(metadata, run, run_input, step, lease)

@@ -1,0 +1,1 @@
+"""The Celery glue: the task class, messages, the sweeper, and what a worker does for durable runs."""

@@ -1,0 +1,53 @@
+"""What binding the first durable task installs on an app. Everything here is done once, however often
+it is called: Celery binds a task's class more than once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from .running import on_task_postrun
+from .runtime import flush_all, runtime_of, stop_handing_out
+
+__all__ = ["install"]
+
+
+def install(app: Any) -> None:
+    """Make an app's workers look after durable runs."""
+    from .bootsteps import SweeperStep, UnknownTaskStep
+
+    app.steps["worker"].add(SweeperStep)
+    app.steps["consumer"].add(UnknownTaskStep)
+    _connect_signals()
+
+
+def _connect_signals() -> None:
+    for signal, receiver in (
+        (signals.task_postrun, on_task_postrun),
+        (signals.task_revoked, on_task_revoked),
+        (signals.worker_shutting_down, on_worker_shutting_down),
+        (signals.worker_process_shutdown, on_process_end),
+        (signals.worker_shutdown, on_process_end),
+    ):
+        signal.connect(receiver, weak=False, dispatch_uid=f"celery_durable.{receiver.__name__}.{signal.name}")
+
+
+def on_worker_shutting_down(**_: Any) -> None:
+    """Warm shutdown: each pass ends after the step it is in, and another worker goes on with the run."""
+    stop_handing_out()
+
+
+def on_process_end(**_: Any) -> None:
+    flush_all()
+
+
+def on_task_revoked(request: Any = None, sender: Any = None, expired: bool = False, **_: Any) -> None:
+    """Celery has refused or killed a run's message: the run is cancelled."""
+    from .task import DurableTask
+
+    if not isinstance(sender, DurableTask):
+        return
+    runtime = runtime_of(sender.app)
+    with runtime.store.link() as link:
+        runtime.store.end_from_outside(link, request.id, status="cancelled", error=None)

@@ -1,0 +1,164 @@
+"""A run's message: how it is kept in the database, and how it is sent again.
+
+A run's messages all have its id. What is kept at the start is what the *caller* asked of Celery (queue,
+priority, links, chain, chord, group, time limits, headers, stamps), and each later message is made from
+that in the same way as the first. What a broker says of a delivered message is not used for that: the
+routing key of a topic exchange over Redis is a pattern, and a delayed message names a delay exchange.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from celery import Celery, Task
+from celery.app.task import Task as PlainTask
+from celery.utils.time import maybe_iso8601
+from kombu.serialization import dumps, loads
+
+from ..core.codec import decode
+from ..core.duration import SECOND
+
+__all__ = ["PASS_HEADER", "from_request", "keep", "message_form", "queue_of", "send"]
+
+logger = logging.getLogger("celery_durable")
+
+PASS_HEADER = "durable_pass"
+"""The header that marks a durable run's message: the number of passes that there were before it."""
+
+# What belongs to one publishing, not to the task that is published.
+_MOMENTARY = frozenset(
+    "countdown eta task_id producer connection publisher router add_to_parent retries retry retry_policy "
+    "result_cls task_type session".split()
+)
+
+
+def keep(task: PlainTask, options: dict[str, Any]) -> str:
+    """What has to be kept of the options of ``apply_async`` to send the message again at any time."""
+    app = task.app
+    kept = {name: value for name, value in options.items() if name not in _MOMENTARY and value is not None}
+    for name in ("queue", "exchange"):
+        kept[name] = getattr(kept.get(name), "name", kept.get(name))
+    if kept.get("expires") is not None:
+        kept["expires"] = _absolute(app, kept["expires"])
+    parent = app.current_worker_task
+    if parent:
+        kept.setdefault("root_id", parent.request.root_id or parent.request.id)
+        kept.setdefault("parent_id", parent.request.id)
+    kept = {name: value for name, value in kept.items() if value is not None}
+    serializer = kept.get("serializer") or task.serializer or app.conf.task_serializer
+    content_type, encoding, body = dumps(_listed(kept), serializer)
+    binary = isinstance(body, bytes) and encoding == "binary"
+    if isinstance(body, bytes):
+        body = base64.b64encode(body).decode() if binary else body.decode(encoding or "utf-8")
+    return json.dumps({"type": content_type, "encoding": encoding, "body": body, "base64": binary})
+
+
+def from_request(task: PlainTask, request: Any) -> dict[str, Any]:
+    """The options of a message that came without a row: sent by name, by a process without this package."""
+    options: dict[str, Any] = dict(task.signature_from_request(request).options)
+    for name in ("delivery_info", "is_eager", "redelivered", "reply_to", "retries", "task_id"):
+        options.pop(name, None)
+    if not options.get("headers"):
+        options.pop("headers", None)
+    return options
+
+
+def _absolute(app: Celery, expires: Any) -> str:
+    """An expiry as a point in time: a relative one counts from the start, not from each message."""
+    if isinstance(expires, (int, float)):
+        expires = app.now() + timedelta(seconds=expires)
+    elif isinstance(expires, str):
+        expires = maybe_iso8601(expires)
+    return str(expires.isoformat())
+
+
+def _listed(value: Any) -> Any:
+    """Sets as lists: stamps are given as sets, and JSON has none."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()} if type(value) is dict else value
+    return sorted(value) if isinstance(value, (set, frozenset)) else value
+
+
+def _options(app: Celery, kept: str) -> dict[str, Any]:
+    record = json.loads(kept)
+    body: Any = record["body"]
+    if record["base64"]:
+        body = base64.b64decode(body)
+    accept = {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
+    return dict(loads(body, record["type"], record["encoding"], accept=accept))
+
+
+def message_form(value: Any) -> Any:
+    """A decoded value in the types that Celery's own serializers take: sets become lists."""
+    if isinstance(value, (set, frozenset)):
+        return [message_form(item) for item in value]
+    if isinstance(value, list):
+        return [message_form(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(message_form(item) for item in value)
+    if isinstance(value, dict):
+        return {key: message_form(item) for key, item in value.items()}
+    return value
+
+
+def send(
+    app: Celery,
+    name: str,
+    run_id: str,
+    *,
+    arguments: str,
+    kept: str,
+    passes: int,
+    retries: int = 0,
+    delay: int = 0,
+    producer: Any = None,
+) -> None:
+    """Send a run's message: the only way in which a message after the first one is sent."""
+    options = _options(app, kept)
+    args, kwargs = message_form(decode(arguments))
+    if passes:
+        options.pop("expires", None)  # it was for the start, and that has been
+    options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
+    options |= {"task_id": run_id, "add_to_parent": False, "retries": retries}
+    if delay > 0:
+        options["countdown"] = delay / SECOND
+    if producer is not None:
+        options["producer"] = producer
+    with _outside_any_request(app):
+        task = app.tasks.get(name)
+        if task is None:
+            app.send_task(name, args, kwargs, **options)
+        else:
+            # Not the task's own apply_async: an override may refuse an id that it holds a lock for.
+            PlainTask.apply_async(task, args, kwargs, **options)
+
+
+def queue_of(app: Celery, name: str, kept: str) -> str | None:
+    """The queue that a run's messages go to, if it is one queue."""
+    options = _options(app, kept)
+    route = app.amqp.router.route(dict(options), name, (), {}, app.tasks.get(name))
+    queue = route.get("queue")
+    return getattr(queue, "name", queue)
+
+
+@contextmanager
+def _outside_any_request(app: Celery) -> Iterator[None]:
+    """Celery makes the task that publishes the parent of what it publishes; a run is not its own parent."""
+    current: Task | None = app.current_worker_task
+    if current is None:
+        yield
+        return
+    request = current.request
+    request.called_directly = True
+    try:
+        yield
+    finally:
+        request.called_directly = False
+
+

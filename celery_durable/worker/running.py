@@ -1,0 +1,240 @@
+"""What a message of a durable run does in a worker: claim, one pass, and its end told to Celery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from datetime import timezone
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery import signals
+from celery import states
+from celery.app.trace import get_actual_ignore_result
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from sqlalchemy.exc import DBAPIError
+
+from ..core.codec import decode
+from ..core.duration import SECOND, as_datetime
+from ..core.ids import fingerprint
+from ..engine.control import RunRetry
+from ..engine.executor import Ended, Failed, Finished, Gone, Parked, execute, recorded_end
+from ..engine.passing import Pass
+from ..store.link import Link
+from ..store.records import Claim, NewRun, NotClaimed, Outcome
+from .message import from_request, keep, message_form, send
+from .runtime import Runtime, runtime_of
+
+if TYPE_CHECKING:
+    from .task import DurableTask
+
+__all__ = ["Dropped", "RunParked", "run_message", "worker_name"]
+
+logger = logging.getLogger("celery_durable")
+
+_EARLY = 100_000
+"""Microseconds by which a message may come before its time and be waited for here."""
+_PATIENCE_AT_CLAIM = 10.0
+"""Seconds to wait for the database before a message is given back to the broker."""
+
+
+class RunParked(Ignore):
+    """The pass is over and the run is not: Celery stores nothing and fires nothing."""
+
+
+class Dropped(Ignore):
+    """A message that has nothing to do: a duplicate, or one for a run that is not due."""
+
+
+def worker_name(hostname: str | None, pid: int) -> str:
+    """How the holder of a lease is written."""
+    return f"{hostname or 'eager'}/{pid}"[:255]
+
+
+def run_message(task: DurableTask, request: Any) -> Any:
+    """Execute one pass of the run that this message is for."""
+    runtime = runtime_of(task.app)
+    if request.is_eager:
+        return _run_eagerly(task, request, runtime)
+    return _tell_celery(task, request, runtime, _one_pass(task, request, runtime))
+
+
+def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
+    """Passes until the run ends: what it waits for is over at once."""
+    while True:
+        ended = _one_pass(task, request, runtime)
+        if not isinstance(ended, Parked) or ended.status != "suspended":
+            value = _tell_celery(task, request, runtime, ended)
+            _note_delivered(request, runtime)
+            return value
+        request.retries += ended.retry is not None
+        with runtime.store.link() as link:
+            runtime.store.skip_wait(link, request.id)
+
+
+def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
+    with runtime.store.link() as link:
+        try:
+            claimed = _claim(task, request, runtime, link)
+        except DBAPIError as error:
+            if request.is_eager:
+                raise
+            logger.error("run %s: the durable database can't be reached (%s); its message goes back", request.id, error)
+            raise Reject(f"the durable database can't be reached: {error}", requeue=True) from error
+        if isinstance(claimed, Outcome):
+            logger.info("run %s has finished before; its result is delivered now", request.id)
+            return recorded_end(claimed.status, claimed.result, claimed.error)
+        early = (claimed.wake_at or 0) - claimed.now
+        if early > 0:
+            time.sleep(early / SECOND)
+        runtime.keeper.hold(claimed.fence)
+        try:
+            return _pass(task, request, runtime, link, claimed)
+        finally:
+            runtime.keeper.drop(claimed.fence)
+
+
+def _claim(task: DurableTask, request: Any, runtime: Runtime, link: Link) -> Claim | Outcome:
+    store, lease = runtime.store, runtime.settings.lease
+    worker = worker_name(request.hostname, os.getpid())
+    patience = 0.0 if request.is_eager else _PATIENCE_AT_CLAIM
+    version = task.code_version()
+    found = store.claim(
+        link, request.id, worker=worker, lease=lease, slack=_EARLY, code_version=version, patience=patience
+    )
+    if isinstance(found, NotClaimed) and found.status is None:
+        run = _unrecorded(task, request, runtime)
+        taken = store.start_claimed(link, run, worker, lease, version, patience)
+        found = taken if taken is not None else NotClaimed("running")
+    if isinstance(found, NotClaimed):
+        state = f"is {found.status}" if not found.early_by else f"is due in {found.early_by / SECOND:.3f} s"
+        logger.info("run %s %s: this message has nothing to do %s", request.id, state, found.why)
+        raise Dropped(f"the run {state}")
+    return found
+
+
+def _unrecorded(task: DurableTask, request: Any, runtime: Runtime) -> NewRun:
+    """A run whose message was sent by name, by a process that does not know it is durable."""
+    arguments = task.write_arguments(runtime, tuple(request.args or ()), dict(request.kwargs or {}))
+    return NewRun(
+        id=request.id,
+        task=task.name,
+        arguments=arguments,
+        input_hash=fingerprint(arguments),
+        message=keep(task, {} if request.is_eager else from_request(task, request)),
+        retries=request.retries or 0,
+    )
+
+
+def _pass(task: DurableTask, request: Any, runtime: Runtime, link: Link, claim: Claim) -> Ended:
+    dispatcher = MessageDispatcher(task, request, runtime, claim)
+    if task.durable_track_started and not request.is_eager:
+        dispatcher.store_state({"pid": os.getpid(), "hostname": request.hostname}, states.STARTED)
+    request.retries = claim.retries
+    run = Pass(
+        claim,
+        store=runtime.store,
+        link=link,
+        settings=runtime.settings,
+        dispatcher=dispatcher,
+        step_retry=task.step_retry or runtime.settings.step_retry,
+    )
+    signature = task.signature_of_run()
+
+    def body() -> Any:
+        given_args, given_kwargs = decode(claim.arguments)
+        args, kwargs = signature.arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
+        return task.run(*args, **kwargs)
+
+    return execute(run, body, signature.result)
+
+
+def _tell_celery(task: DurableTask, request: Any, runtime: Runtime, ended: Ended) -> Any:
+    """The end of a pass in Celery's words: a value, an error, or nothing at all."""
+    if isinstance(ended, Finished):
+        request.durable_ended = True
+        return message_form(ended.value)
+    if isinstance(ended, Failed):
+        request.durable_ended = True
+        if isinstance(ended.error, (Ignore, Reject)):  # the body's own: no result will ever be stored
+            _note_delivered(request, runtime)
+        raise ended.error
+    if isinstance(ended, Parked):
+        if ended.retry is not None:
+            _tell_of_retry(task, request, ended.retry)
+        raise RunParked(ended.waiting_on)
+    assert isinstance(ended, Gone)
+    raise Dropped(ended.why)
+
+
+def _tell_of_retry(task: DurableTask, request: Any, retry: RunRetry) -> None:
+    """What Celery does about a retry besides sending it: the hook and the signal."""
+    reason = CeleryRetry(exc=retry.error, when=retry.delay / SECOND)
+    try:
+        raise reason
+    except CeleryRetry:
+        info = ExceptionInfo(sys.exc_info())
+    task.on_retry(retry.error, request.id, request.args, request.kwargs, info)
+    signals.task_retry.send(sender=task, request=request, reason=reason, einfo=info)
+
+
+def _note_delivered(request: Any, runtime: Runtime) -> None:
+    runtime.keeper.delivered(request.id)
+
+
+def on_task_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
+    """Celery has stored the result and fired the callbacks: from now on a duplicate is dropped."""
+    request = getattr(task, "request", None)
+    if getattr(request, "durable_ended", False) and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
+        _note_delivered(request, runtime_of(task.app))
+
+
+class MessageDispatcher:
+    """The engine's :class:`~celery_durable.engine.passing.Dispatcher`, for the message being executed."""
+
+    def __init__(self, task: DurableTask, request: Any, runtime: Runtime, claim: Claim) -> None:
+        self._task = task
+        self._request = request
+        self._runtime = runtime
+        self._claim = claim
+
+    def may_send_ahead(self, delay: int) -> bool:
+        return not self._request.is_eager and self._runtime.etas.take(delay)
+
+    def wake(self, delay: int) -> None:
+        try:
+            send(
+                self._task.app,
+                self._task.name,
+                self._request.id,
+                arguments=self._claim.arguments,
+                kept=self._claim.message,
+                passes=self._claim.passes,
+                retries=self._claim.retries,
+                delay=delay,
+            )
+        except Exception as error:
+            logger.warning(
+                "run %s: its wake-up could not be sent (%s: %s); the sweeper sends it when the broker is back",
+                self._request.id,
+                type(error).__name__,
+                error,
+            )
+
+    def announce(self, waiting_on: str, wake_at: int | None) -> None:
+        until = None if wake_at is None else as_datetime(wake_at).astimezone(timezone.utc).isoformat()
+        self.store_state({"waiting_on": waiting_on, "until": until}, self._runtime.settings.suspended_state)
+
+    def store_state(self, meta: dict[str, Any], state: str) -> None:
+        if self._request.is_eager or get_actual_ignore_result(self._task, self._request):
+            return
+        try:
+            self._task.backend.store_result(self._request.id, meta, state, request=self._request)
+        except Exception as error:
+            logger.warning("run %s: its state could not be shown in the result backend: %s", self._request.id, error)
+
+    def stopping(self) -> bool:
+        return self._runtime.stopping and not self._request.is_eager

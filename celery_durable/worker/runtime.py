@@ -1,0 +1,99 @@
+"""What one Celery app has of celery_durable in this process."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import mmap
+import threading
+import time
+import weakref
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+
+from ..core.duration import SECOND
+from ..engine.keeper import Keeper
+from ..engine.settings import Settings, read_settings
+from ..store.store import Store
+
+__all__ = ["EtaBudget", "Runtime", "runtime_of", "stop_handing_out"]
+
+logger = logging.getLogger("celery_durable")
+
+_runtimes: weakref.WeakKeyDictionary[Celery, Runtime] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+# One byte that a worker's main process shares with the children it forks: set while it shuts down.
+_stopping = mmap.mmap(-1, 1)
+
+
+class Runtime:
+    """The settings, the store and the keeper of one app. Made at the first use, as late as possible:
+    an app may be configured long after its tasks are declared."""
+
+    def __init__(self, app: Celery) -> None:
+        self.settings: Settings = read_settings(app.conf.get, never_retry=(SoftTimeLimitExceeded,))
+        self.store = Store(
+            self.settings.database_url,
+            prefix=self.settings.table_prefix,
+            auto_migrate=self.settings.auto_migrate,
+            sealer=self.settings.sealer,
+        )
+        self.keeper = Keeper(self.store, self.settings.lease)
+        self.etas = EtaBudget()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this worker is shutting down."""
+        return _stopping[0] == 1
+
+
+class EtaBudget:
+    """Bounds how many messages with an ETA this process has out at once.
+
+    A worker takes every ETA message from the broker at once and holds it: a few make wake-ups precise,
+    many would fill its memory and hold up other tasks. What is over the limit the sweeper sends when due.
+    """
+
+    def __init__(self, limit: int = 100) -> None:
+        self._limit = limit
+        self._out: list[float] = []
+        self._lock = threading.Lock()
+
+    def take(self, delay: int) -> bool:
+        """Whether one more message may be sent that is due after ``delay`` microseconds."""
+        if delay <= 0:
+            return True
+        now = time.monotonic()
+        with self._lock:
+            while self._out and self._out[0] <= now:
+                heapq.heappop(self._out)
+            if len(self._out) >= self._limit:
+                return False
+            heapq.heappush(self._out, now + delay / SECOND)
+            return True
+
+
+def runtime_of(app: Any) -> Runtime:
+    """The runtime of an app, made once."""
+    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    runtime = _runtimes.get(app)
+    if runtime is None:
+        with _making:
+            runtime = _runtimes.get(app)
+            if runtime is None:
+                runtime = _runtimes[app] = Runtime(app)
+    return runtime
+
+
+def stop_handing_out(stopping: bool = True) -> None:
+    """Tell the passes of this worker, in whatever process, to hand their runs over at the next step."""
+    _stopping[0] = int(stopping)
+
+
+def flush_all() -> None:
+    """Write what the keepers of this process still have."""
+    for runtime in list(_runtimes.values()):
+        runtime.keeper.flush()

@@ -1,0 +1,233 @@
+"""``DurableTask``: the one class that a user must know.
+
+To Celery it is a task like any other. What it changes: a start is recorded before its message is sent
+(:meth:`apply_async`), and a message, where a plain task would call its function once, executes one pass
+of the run (:meth:`__call__`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any
+
+from celery import Task, uuid
+from celery.exceptions import MaxRetriesExceededError
+from celery.result import AsyncResult
+from celery.utils.time import maybe_iso8601
+from sqlalchemy.exc import DBAPIError
+
+from ..core.boundary import Signature, signature_of
+from ..core.codec import decode, encode
+from ..core.duration import micros, moment
+from ..core.ids import check_run_id, fingerprint
+from ..core.retry import Retry
+from ..engine.control import RunRetry
+from ..engine.passing import GRACE, current_pass
+from ..errors import ConfigurationError, PayloadTooLarge, add_note
+from ..store.records import NewRun
+from .install import install
+from .message import PASS_HEADER, keep, message_form
+from .running import run_message
+from .runtime import Runtime, runtime_of
+
+__all__ = ["DurableTask"]
+
+logger = logging.getLogger("celery_durable")
+
+
+class DurableTask(Task):  # type: ignore[misc, type-arg]
+    """A task whose runs survive: ``@app.task(base=DurableTask)``.
+
+    The function may use the verbs of :data:`celery_durable.step`. Each step's result is recorded, and
+    when the run was interrupted or parked it is called again and finds its results where it left them.
+    """
+
+    abstract = True
+    Request = "celery_durable.worker.request:DurableRequest"
+
+    #: The retry policy of every step that has none of its own; ``durable_step_retry`` by default.
+    step_retry: Retry | None = None
+
+    # A message is given back to the broker when its worker dies: the lease decides who executes it.
+    acks_late = True
+    reject_on_worker_lost = True
+
+    #: Celery's own STARTED would be written by a duplicate message, too, over the result of a run that
+    #: has ended. What the user asked for is kept here and done once the run is claimed.
+    durable_track_started = False
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Called by Celery when the task gets its app: all that is needed is installed here."""
+        install(app)
+        if inspect.iscoroutinefunction(inspect.unwrap(cls.run)):
+            raise ConfigurationError(
+                f"the task {cls.name} is an async def function, which this version of celery_durable can't execute: "
+                "declare it with def"
+            )
+        if cls.step_retry is not None and not isinstance(cls.step_retry, Retry):
+            raise ConfigurationError(f"the task {cls.name} has step_retry={cls.step_retry!r}: a Retry(...) is expected")
+        if cls.track_started:
+            cls.durable_track_started = True
+            cls.track_started = False
+
+    # ------------------------------------------------------------------ start
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Start a run: record it, then send its message.
+
+        ``task_id`` is the run's id. A second start with the same id and arguments starts nothing and
+        returns the same run; with other arguments it raises ``StartConflict``.
+        """
+        app = self._get_app()
+        given = {"link": link, "link_error": link_error, "shadow": shadow}
+        if app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, task_id, producer, **given, **options)  # type: ignore[no-any-return]
+        args, kwargs = tuple(args or ()), dict(kwargs or {})
+        if self.typing:
+            self.__header__(*args, **kwargs)
+        runtime = runtime_of(app)
+        run_id = check_run_id(task_id or uuid())
+        options.setdefault("ignore_result", self.ignore_result)
+        arguments = self.write_arguments(runtime, args, kwargs)
+        delay = self._delay(options)
+        ahead = delay <= runtime.settings.eta_horizon and runtime.etas.take(delay)
+        run = NewRun(
+            id=run_id,
+            task=self.name,
+            arguments=arguments,
+            input_hash=fingerprint(arguments),
+            message=keep(self, given | options),
+            wake_in=delay or None,
+            due_in=delay + GRACE if ahead else max(0, delay - runtime.settings.eta_horizon),
+            retries=options.pop("retries", 0) or 0,
+        )
+        if self._record(runtime, run) and ahead:
+            self._send_first(run, producer, given | options)
+        return self.AsyncResult(run_id)  # type: ignore[no-any-return]
+
+    def _record(self, runtime: Runtime, run: NewRun) -> bool:
+        try:
+            with runtime.store.link() as link:
+                return runtime.store.start(link, run)
+        except DBAPIError as error:
+            add_note(
+                error,
+                f"celery_durable: the start of {run.task}[{run.id}] could not be recorded in durable_database_url "
+                f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was sent.",
+            )
+            raise
+
+    def _send_first(self, run: NewRun, producer: Any, options: dict[str, Any]) -> None:
+        """Send the message of a run that is recorded. It holds even if this fails: then the sweeper does it."""
+        args, kwargs = message_form(decode(run.arguments))
+        options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: 0}
+        try:
+            super().apply_async(args, kwargs, task_id=run.id, producer=producer, retries=run.retries, **options)
+        except Exception as error:
+            logger.warning(
+                "run %s of %s is recorded, but its message could not be sent (%s: %s). A worker sends it when the "
+                "broker is back",
+                run.id,
+                run.task,
+                type(error).__name__,
+                error,
+            )
+
+    def _delay(self, options: dict[str, Any]) -> int:
+        """Microseconds until the run may begin."""
+        if options.get("countdown") is not None:
+            return max(0, micros(max(0, options["countdown"])))
+        eta = options.get("eta")
+        if eta is None:
+            return 0
+        if isinstance(eta, str):
+            eta = maybe_iso8601(eta)
+        if isinstance(eta, datetime) and eta.tzinfo is None:
+            eta = eta.replace(tzinfo=self._get_app().timezone)  # as Celery reads a naive one
+        return max(0, moment(eta) - moment(datetime.now(timezone.utc)))
+
+    # -------------------------------------------------------------- arguments
+
+    def signature_of_run(self) -> Signature:
+        """The function's annotations."""
+        return signature_of(self.run)
+
+    def write_arguments(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The run's arguments as they are recorded."""
+        what = f"an argument of {self.name}"
+        plain_args, plain_kwargs = self.signature_of_run().plain(args, kwargs, what)
+        text = encode([plain_args, plain_kwargs], what)
+        if len(text) > runtime.settings.max_payload:
+            raise PayloadTooLarge(
+                f"the arguments of {self.name} take {len(text):,} bytes, and durable_max_payload is "
+                f"{runtime.settings.max_payload:,}. Store them elsewhere and hand over where they are."
+            )
+        return text
+
+    def code_version(self) -> str | None:
+        """A fingerprint of the function's source, recorded with each run."""
+        function = inspect.unwrap(getattr(self.run, "__func__", self.run))
+        version: str | None = getattr(function, "_durable_code_version", None)
+        if version is None:
+            try:
+                source = inspect.getsource(function)
+            except (OSError, TypeError):
+                return None
+            version = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+            function._durable_code_version = version
+        return version
+
+    # -------------------------------------------------------------------- run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute one pass in a worker. Called directly, this is the plain function."""
+        request = self.request
+        inside = current_pass.get()
+        if request.called_directly or (inside is not None and inside.run_id == request.id):
+            return super().__call__(*args, **kwargs)
+        return run_message(self, request)
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Celery's retry, made durable: the body starts over after the delay, with its finished steps kept."""
+        inside = current_pass.get()
+        if inside is None or inside.run_id != self.request.id:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        if args is not None or kwargs is not None:
+            raise TypeError(
+                f"{self.name}: a durable run keeps its arguments, so retry(args=..., kwargs=...) can't change them. "
+                "Start another run instead."
+            )
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit is not None and inside.claim.retries + 1 > limit:
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(f"{self.name}[{inside.run_id}] was retried {limit} times")
+        if eta is None and countdown is None:
+            countdown = self.default_retry_delay
+        delay = self._delay({"eta": eta, "countdown": countdown})
+        raise RunRetry(exc if exc is not None else sys.exc_info()[1], delay)
