@@ -30,9 +30,10 @@ class Client:
         """One run with its steps. Raises ``RunNotFound``."""
         with self._store.link() as link:
             found = self._store.get(link, run_id)
+            now = self._store.now(link)
         if found is None:
             raise RunNotFound(f"there is no run {run_id!r} in {self._where()}")
-        return _run(*found)
+        return _run(*found, now)
 
     def resume(self, run_id: str) -> Run:
         """Let a paused run go on from its last recorded step."""
@@ -47,7 +48,7 @@ class Client:
         return self._store.engine.url.render_as_string(hide_password=True)
 
 
-def _run(row: RowMapping, steps: list[RowMapping]) -> Run:
+def _run(row: RowMapping, steps: list[RowMapping], now: int) -> Run:
     args, kwargs = decode(row["arguments"]) if row["arguments"] else (None, None)
     return Run(
         id=row["id"],
@@ -68,17 +69,19 @@ def _run(row: RowMapping, steps: list[RowMapping]) -> Run:
         started_at=_time(row["started_at"]),
         finished_at=_time(row["finished_at"]),
         delivered_at=_time(row["delivered_at"]),
-        steps=tuple(_step(step) for step in steps),
+        steps=tuple(_step(step, now) for step in steps),
     )
 
 
-def _step(row: RowMapping) -> StepRecord:
+def _step(row: RowMapping, now: int) -> StepRecord:
+    # That a sleep is over follows from the time: nothing is written for it.
+    over = row["kind"] == "sleep" and row["status"] == "waiting" and row["wake_at"] <= now
     return StepRecord(
         id=row["id"],
         position=row["position"],
         kind=row["kind"],
         function=row["function"],
-        status=cast(StepStatus, row["status"]),
+        status="completed" if over else cast(StepStatus, row["status"]),
         input=_value(row["input"]),
         result=_value(row["result"]),
         error=_error(row["error"]),
@@ -86,7 +89,7 @@ def _step(row: RowMapping) -> StepRecord:
         heartbeat=_value(row["heartbeat"]),
         wake_at=_time(row["wake_at"]),
         started_at=_time(row["started_at"]),
-        finished_at=_time(row["finished_at"]),
+        finished_at=_time(row["wake_at"] if over else row["finished_at"]),
     )
 
 

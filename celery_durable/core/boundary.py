@@ -12,8 +12,13 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import (
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 
 from ..errors import NotSerializable
 from .codec import decode, encode
@@ -62,8 +67,7 @@ class Boundary:
             )
             name = getattr(self.annotation, "__name__", None) or str(self.annotation)
             raise NotSerializable(
-                f"{what} does not fit its annotation {name}: {problems}. "
-                "Change the annotation or what is handed over."
+                f"{what} does not fit its annotation {name}: {problems}. Change the annotation or what is handed over."
             ) from None
 
 

@@ -62,7 +62,9 @@ def _cure(value: object) -> str:
     if hasattr(value, "__await__"):
         return "The function is async: await it inside a def function, or hand over its value."
     if hasattr(value, "model_dump") or hasattr(value, "__dataclass_fields__"):
-        return "Annotate the function with this type (or use step.options(returns=...)): then it is stored by its fields."
+        return (
+            "Annotate the function with this type (or use step.options(returns=...)): then it is stored by its fields."
+        )
     return "Hand over plain data, such as an id, or annotate the function with a type that pydantic can store."
 
 
@@ -86,7 +88,7 @@ def _pack(value: Any, path: str, depth: int) -> Any:
         return {TAG: "tuple", "v": [_pack(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]}
     if kind in (set, frozenset):
         # Sorted, so that one set has one form whatever the order of its hashes in this process.
-        items = sorted((json.dumps(_pack(item, f"{path}{{...}}", depth)) for item in value))
+        items = sorted(json.dumps(_pack(item, f"{path}{{...}}", depth)) for item in value)
         return {TAG: kind.__name__, "v": [json.loads(item) for item in items]}
     if isinstance(value, Enum):
         return _pack(value.value, path, depth)
@@ -103,8 +105,7 @@ def _pack_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
     if TAG not in value and all(type(key) is str for key in value):
         return {key: _pack(item, f"{path}[{key!r}]", depth) for key, item in value.items()}
     pairs = [
-        [_pack(key, f"{path}.keys()", depth), _pack(item, f"{path}[{key!r}]", depth)]
-        for key, item in value.items()
+        [_pack(key, f"{path}.keys()", depth), _pack(item, f"{path}[{key!r}]", depth)] for key, item in value.items()
     ]
     return {TAG: "dict", "v": pairs}
 

@@ -70,8 +70,7 @@ def moment(when: Moment) -> int:
             when = datetime.fromisoformat(when.replace("Z", "+00:00") if when.endswith("Z") else when)
         except ValueError:
             raise ValueError(
-                f"{when!r} is no point in time: write ISO 8601 with an offset, "
-                'such as "2026-11-21T09:00:00+00:00"'
+                f'{when!r} is no point in time: write ISO 8601 with an offset, such as "2026-11-21T09:00:00+00:00"'
             ) from None
     if isinstance(when, datetime):
         if when.tzinfo is None or when.utcoffset() is None:
@@ -82,8 +81,7 @@ def moment(when: Moment) -> int:
         return (when - _EPOCH) // timedelta(microseconds=1)
     if isinstance(when, bool) or not isinstance(when, (int, float)):
         raise TypeError(
-            f"{when!r} is no point in time: use an aware datetime, ISO 8601 with an offset, "
-            "or seconds since the epoch"
+            f"{when!r} is no point in time: use an aware datetime, ISO 8601 with an offset, or seconds since the epoch"
         )
     if not math.isfinite(when) or abs(when) * SECOND > 253_402_300_799 * SECOND:
         raise ValueError(f"{when!r} is no point in time: seconds since the epoch are expected")

@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import Any
 
-from ..errors import DurableError, NotSerializable, StepFailed, add_note
+from ..errors import NotSerializable, StepFailed, add_note
 from .codec import decode, encode
 
 __all__ = ["read_error", "summary", "write_error"]
@@ -86,7 +86,7 @@ def _traceback(error: BaseException) -> str:
 
 def _arguments(error: Exception) -> list[Any]:
     if isinstance(error, OSError):  # keeps its file name out of args, and in what pickle would take
-        return list(error.__reduce__()[1])  # type: ignore[arg-type]
+        return list(error.__reduce__()[1])
     return list(error.args)
 
 
@@ -145,4 +145,3 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except Exception:
         return None
-

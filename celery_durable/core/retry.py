@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from ..errors import DurableError, NonRetryable, RetryAfter, StepTimeout
 from .duration import Duration, micros
@@ -43,7 +42,7 @@ class Retry:
             object.__setattr__(self, name, types)
 
 
-def next_delay(policy: Retry, attempt: int, error: BaseException, luck: float) -> Optional[int]:
+def next_delay(policy: Retry, attempt: int, error: BaseException, luck: float) -> int | None:
     """Microseconds until the next attempt, or ``None`` when there is none.
 
     ``attempt`` is the one that just failed, counted from 1; ``luck`` is a number from 0 to 1.

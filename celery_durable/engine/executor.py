@@ -13,7 +13,7 @@ from ..core.boundary import Boundary
 from ..core.codec import decode
 from ..core.duration import describe
 from ..core.faults import read_error, write_error
-from ..errors import DurableError, HistoryMismatch
+from ..errors import ConfigurationError, DurableError, HistoryMismatch
 from .control import DatabaseAway, LeaseLost, RunRetry, Suspended, Unwind
 from .passing import Pass, current_pass
 
@@ -76,7 +76,7 @@ def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
         return _finish(run, value, result)
     except Unwind as unwind:
         return _left(run, unwind, None)
-    except DBAPIError as away:
+    except (DBAPIError, ConfigurationError) as away:
         return _left(run, DatabaseAway(str(away)), None)
 
 
@@ -110,9 +110,7 @@ def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
     logger.error("run %s is paused: %s", run.run_id, mismatch)
     reason = f"code: {mismatch}"
     run.dispatcher.announce(reason, None)
-    kept = run.store.pause(
-        run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience
-    )
+    kept = run.store.pause(run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience)
     return Parked(reason, "paused") if kept else Gone("another worker has taken the run over")
 
 

@@ -22,6 +22,7 @@ from ..core.ids import check_step_id, fingerprint, numbered
 from ..core.replay import Ask, Decision, Interrupted, Mismatch, Park, Record, Replay, decide
 from ..core.retry import Retry
 from ..errors import (
+    ConfigurationError,
     DuplicateStep,
     HistoryMismatch,
     NotInDurableTask,
@@ -216,7 +217,7 @@ class Pass:
             )
         try:
             kept = self.store.record(self.link, self.fence, step, self.lease_until(), self.patience)
-        except DBAPIError as error:
+        except (DBAPIError, ConfigurationError) as error:
             self.leave(DatabaseAway(str(error)))
         if not kept:
             self.lose()
@@ -339,7 +340,7 @@ class Pass:
                 patience=self.patience,
                 **details,
             )
-        except DBAPIError as error:
+        except (DBAPIError, ConfigurationError) as error:
             self.leave(DatabaseAway(str(error)))
         if not parked:
             self.lose()

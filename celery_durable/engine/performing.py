@@ -224,5 +224,3 @@ def recorded_value(run: Pass, kind: str, make: Callable[[], Any]) -> Any:
         step = run.new_step(step_id, kind, "[[],{}]", status="completed", started_at=run.now(), attempts=1)
         run.settle(step, result=encode(make()))
     return decode(run.history[step_id].result or "null")
-
-

@@ -131,7 +131,9 @@ def _sealer(given: Any) -> Sealer:
         try:
             given = getattr(importlib.import_module(module), name)()
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"the setting durable_codec names {given!r}, which can't be loaded: {error}") from error
+            raise ConfigurationError(
+                f"the setting durable_codec names {given!r}, which can't be loaded: {error}"
+            ) from error
     if not callable(getattr(given, "encode", None)) or not callable(getattr(given, "decode", None)):
         raise TypeError("an object with encode(bytes) and decode(bytes) is expected, or the name of its class")
     return given  # type: ignore[no-any-return]

@@ -7,9 +7,9 @@ import random
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import Any, Concatenate, TypeVar, overload
 
-from typing_extensions import Concatenate, ParamSpec
+from typing_extensions import ParamSpec
 
 from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
@@ -48,9 +48,7 @@ class Verbs:
         """Call ``fn`` and record its value; a later pass returns the record without calling it."""
         return perform(_pass_of("step.run"), Work(id, "run", fn, args, kwargs, self._options))  # type: ignore[no-any-return]
 
-    def transaction(
-        self, id: str, fn: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def transaction(self, id: str, fn: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``fn`` with a SQLAlchemy session on the durable database.
 
         What it writes and the step's record commit together, so its effect there is exactly once.
@@ -141,7 +139,6 @@ class Step(Verbs):
     def __call__(
         self,
         fn: Callable[..., Any] | None = None,
-        /,
         *,
         retry: Retry | None = None,
         timeout: Duration | None = None,

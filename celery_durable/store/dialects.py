@@ -12,8 +12,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, create_engine, event, literal_column
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
@@ -79,8 +78,7 @@ def make_engine(url: str | URL) -> Engine:
         kind = parsed.get_backend_name()
         if kind not in _DIALECTS:
             raise ConfigurationError(
-                f"durable_database_url names the database {kind!r}; "
-                "sqlite, postgresql, mysql and mariadb are supported"
+                f"durable_database_url names the database {kind!r}; sqlite, postgresql, mysql and mariadb are supported"
             )
         engine = create_engine(parsed, **_options(parsed, kind))
     except (ArgumentError, NoSuchModuleError) as error:

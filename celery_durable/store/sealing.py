@@ -52,4 +52,3 @@ class Sealed(TypeDecorator[str]):
 
     def copy(self, **kw: Any) -> Sealed:
         return Sealed(self.impl, self._sealer)  # type: ignore[arg-type]
-

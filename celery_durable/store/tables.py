@@ -8,7 +8,10 @@ has to look at the run, unless somebody changes the row before. It is, by status
 
 * pending, suspended: when its message has to be sent (again); none while it waits for an event only
 * running: when the worker's lease ends
-* completed, failed, cancelled: when its result has to be delivered by another worker; none once it is
+* completed, failed: when its result has to be delivered by another worker; none once it is
+
+``wake_at`` is the moment before which a run is not to be taken: the end of its sleep, or of the time that
+the worker which finished it has for delivering the result.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _ELSEWHERE = 10 * SECOND
 """How long a run waits whose message came to a worker that does not know its task."""
 
 
-class SweeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class SweeperStep(bootsteps.StartStopStep):
     """Checks the schema when the worker starts, then sweeps."""
 
     name = "celery_durable.sweeper"
@@ -83,7 +83,7 @@ def _warn_of_short_chords(app: Any) -> None:
         )
 
 
-class UnknownTaskStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class UnknownTaskStep(bootsteps.StartStopStep):
     """Keeps a run whose task this worker does not know from being failed.
 
     Celery ends such a message with the result NotRegistered. A durable run is sent again later, when

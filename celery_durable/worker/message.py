@@ -90,7 +90,9 @@ def _options(app: Celery, kept: str) -> dict[str, Any]:
     body: Any = record["body"]
     if record["base64"]:
         body = base64.b64decode(body)
-    accept = {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
+    accept = (
+        {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
+    )
     return dict(loads(body, record["type"], record["encoding"], accept=accept))
 
 
@@ -123,7 +125,7 @@ def send(
     options = _options(app, kept)
     args, kwargs = message_form(decode(arguments))
     if passes:
-        options.pop("expires", None)  # it was for the start, and that has been
+        options["expires"] = None  # the caller's, or the task's, was for the start, and that has been
     options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
     options |= {"task_id": run_id, "add_to_parent": False, "retries": retries}
     if delay > 0:
@@ -144,7 +146,8 @@ def queue_of(app: Celery, name: str, kept: str) -> str | None:
     options = _options(app, kept)
     route = app.amqp.router.route(dict(options), name, (), {}, app.tasks.get(name))
     queue = route.get("queue")
-    return getattr(queue, "name", queue)
+    name_of: str | None = getattr(queue, "name", queue)
+    return name_of
 
 
 @contextmanager
@@ -160,5 +163,3 @@ def _outside_any_request(app: Celery) -> Iterator[None]:
         yield
     finally:
         request.called_directly = False
-
-

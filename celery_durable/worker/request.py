@@ -25,7 +25,7 @@ __all__ = ["DurableRequest"]
 logger = logging.getLogger("celery_durable")
 
 
-class DurableRequest(Request):  # type: ignore[misc]
+class DurableRequest(Request):
     """Celery's request, with the run's record kept in step."""
 
     @property

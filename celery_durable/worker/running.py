@@ -10,9 +10,7 @@ from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
-from celery import signals
-from celery import states
-from celery.app.trace import get_actual_ignore_result
+from celery import signals, states
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +21,7 @@ from ..core.ids import fingerprint
 from ..engine.control import RunRetry
 from ..engine.executor import Ended, Failed, Finished, Gone, Parked, execute, recorded_end
 from ..engine.passing import Pass
+from ..errors import ConfigurationError
 from ..store.link import Link
 from ..store.records import Claim, NewRun, NotClaimed, Outcome
 from .message import from_request, keep, message_form, send
@@ -37,6 +36,8 @@ logger = logging.getLogger("celery_durable")
 
 _EARLY = 100_000
 """Microseconds by which a message may come before its time and be waited for here."""
+_PAUSE_BEFORE_REJECT = 1.0
+"""Seconds before a message goes back that nothing can be done about now: it comes again at once."""
 _PATIENCE_AT_CLAIM = 10.0
 """Seconds to wait for the database before a message is given back to the broker."""
 
@@ -79,9 +80,10 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
     with runtime.store.link() as link:
         try:
             claimed = _claim(task, request, runtime, link)
-        except DBAPIError as error:
+        except (DBAPIError, ConfigurationError) as error:
             if request.is_eager:
                 raise
+            time.sleep(_PAUSE_BEFORE_REJECT)
             logger.error("run %s: the durable database can't be reached (%s); its message goes back", request.id, error)
             raise Reject(f"the durable database can't be reached: {error}", requeue=True) from error
         if isinstance(claimed, Outcome):
@@ -187,7 +189,7 @@ def _note_delivered(request: Any, runtime: Runtime) -> None:
 
 def on_task_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
     """Celery has stored the result and fired the callbacks: from now on a duplicate is dropped."""
-    request = getattr(task, "request", None)
+    request: Any = getattr(task, "request", None)
     if getattr(request, "durable_ended", False) and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
         _note_delivered(request, runtime_of(task.app))
 
@@ -229,12 +231,17 @@ class MessageDispatcher:
         self.store_state({"waiting_on": waiting_on, "until": until}, self._runtime.settings.suspended_state)
 
     def store_state(self, meta: dict[str, Any], state: str) -> None:
-        if self._request.is_eager or get_actual_ignore_result(self._task, self._request):
+        if self._request.is_eager or self._ignores_result():
             return
         try:
             self._task.backend.store_result(self._request.id, meta, state, request=self._request)
         except Exception as error:
             logger.warning("run %s: its state could not be shown in the result backend: %s", self._request.id, error)
+
+    def _ignores_result(self) -> bool:
+        """What the caller asked for wins over what the task says."""
+        asked = vars(self._request).get("ignore_result")
+        return bool(self._task.ignore_result if asked is None else asked)
 
     def stopping(self) -> bool:
         return self._runtime.stopping and not self._request.is_eager

@@ -37,9 +37,7 @@ _LONGEST_GRACE = 32
 _BACKLOG_LOOKS = 20
 
 
-def recover(
-    runtime: Runtime, link: Link, fence: Fence, *, recoveries: int, task: str, worker: str | None
-) -> bool:
+def recover(runtime: Runtime, link: Link, fence: Fence, *, recoveries: int, task: str, worker: str | None) -> bool:
     """Free a run whose worker died; park it for a person when that has happened too often."""
     limit = runtime.settings.max_recoveries
     because = None

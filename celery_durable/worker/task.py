@@ -39,7 +39,7 @@ __all__ = ["DurableTask"]
 logger = logging.getLogger("celery_durable")
 
 
-class DurableTask(Task):  # type: ignore[misc, type-arg]
+class DurableTask(Task):
     """A task whose runs survive: ``@app.task(base=DurableTask)``.
 
     The function may use the verbs of :data:`celery_durable.step`. Each step's result is recorded, and
@@ -64,7 +64,7 @@ class DurableTask(Task):  # type: ignore[misc, type-arg]
     def on_bound(cls, app: Any) -> None:
         """Called by Celery when the task gets its app: all that is needed is installed here."""
         install(app)
-        if inspect.iscoroutinefunction(inspect.unwrap(cls.run)):
+        if _is_async(cls.run):
             raise ConfigurationError(
                 f"the task {cls.name} is an async def function, which this version of celery_durable can't execute: "
                 "declare it with def"
@@ -96,7 +96,7 @@ class DurableTask(Task):  # type: ignore[misc, type-arg]
         app = self._get_app()
         given = {"link": link, "link_error": link_error, "shadow": shadow}
         if app.conf.task_always_eager:
-            return super().apply_async(args, kwargs, task_id, producer, **given, **options)  # type: ignore[no-any-return]
+            return super().apply_async(args, kwargs, task_id, producer, **given, **options)
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.typing:
             self.__header__(*args, **kwargs)
@@ -118,7 +118,7 @@ class DurableTask(Task):  # type: ignore[misc, type-arg]
         )
         if self._record(runtime, run) and ahead:
             self._send_first(run, producer, given | options)
-        return self.AsyncResult(run_id)  # type: ignore[no-any-return]
+        return self.AsyncResult(run_id)
 
     def _record(self, runtime: Runtime, run: NewRun) -> bool:
         try:
@@ -181,7 +181,8 @@ class DurableTask(Task):  # type: ignore[misc, type-arg]
 
     def code_version(self) -> str | None:
         """A fingerprint of the function's source, recorded with each run."""
-        function = inspect.unwrap(getattr(self.run, "__func__", self.run))
+        run: Any = self.run
+        function: Any = inspect.unwrap(getattr(run, "__func__", run))
         version: str | None = getattr(function, "_durable_code_version", None)
         if version is None:
             try:
@@ -231,3 +232,7 @@ class DurableTask(Task):  # type: ignore[misc, type-arg]
             countdown = self.default_retry_delay
         delay = self._delay({"eta": eta, "countdown": countdown})
         raise RunRetry(exc if exc is not None else sys.exc_info()[1], delay)
+
+
+def _is_async(run: Any) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(run))

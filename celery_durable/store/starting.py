@@ -1,0 +1,170 @@
+"""Starting a run, and taking it: the two operations that decide who may execute it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from ..core.replay import Record
+from ..errors import ConfigurationError, StartConflict
+from .base import StoreBase, new_token
+from .link import Link
+from .records import Claim, Fence, NewRun, NotClaimed, Outcome
+
+__all__ = ["Starting"]
+
+
+class Starting(StoreBase):
+    """Starts and claims."""
+
+    def start(self, link: Link, run: NewRun, patience: float = 0.0) -> bool:
+        """Record a run. ``False`` where the same start was made before; ``StartConflict`` where another was."""
+        token = new_token()
+        values = self._start_values(run) | {
+            "status": "pending",
+            "token": token,
+            "waiting_on": "a worker",
+            "due_in": run.due_in,
+            "wake_in": run.wake_in,
+            "passes": 0,
+            "begins": 0,
+            "worker": None,
+            "code_version": None,
+        }
+        inserted = link.run(lambda connection: self._insert(link, connection, values), patience)
+        return inserted or self._is_own_start(link, run, token)
+
+    def start_claimed(
+        self, link: Link, run: NewRun, worker: str, lease: int, code_version: str | None, patience: float = 0.0
+    ) -> Claim | None:
+        """Record a run whose message came without a row, and take it at once."""
+        token = new_token()
+        values = self._start_values(run) | {
+            "status": "running",
+            "token": token,
+            "waiting_on": None,
+            "due_in": lease,
+            "wake_in": None,
+            "passes": 1,
+            "begins": 1,
+            "worker": worker,
+            "code_version": code_version,
+        }
+
+        def insert(connection: Connection) -> Claim | None:
+            if not self._insert(link, connection, values):
+                return None
+            row = self._row(connection, self.statements.claimed, at_id=run.id, token=token)
+            return None if row is None else self._make_claim(run.id, token, row, [])
+
+        return link.run(insert, patience)
+
+    def _start_values(self, run: NewRun) -> dict[str, Any]:
+        return {
+            "id": run.id,
+            "task": run.task,
+            "input_hash": run.input_hash,
+            "arguments": run.arguments,
+            "message": run.message,
+            "retries": run.retries,
+        }
+
+    def _insert(self, link: Link, connection: Connection, values: Mapping[str, Any]) -> bool:
+        if self.statements.start_at_once is not None:
+            return connection.execute(self.statements.start_at_once, values).rowcount == 1
+        with link.atomic(connection):
+            inserted = connection.execute(self.statements.insert_run, values).rowcount == 1
+            if inserted:
+                connection.execute(self.statements.insert_input, values)
+        return inserted
+
+    def _is_own_start(self, link: Link, run: NewRun, token: int) -> bool:
+        """Whether the row that is there was made by an earlier try of this very start."""
+        row = link.run(lambda connection: self._row(connection, self.statements.started, at_id=run.id))
+        if row is None or (row["task"], row["input_hash"]) == (run.task, run.input_hash):
+            return row is not None and row["token"] == token
+        other = f"task {row['task']}" if row["task"] != run.task else "other arguments"
+        raise StartConflict(
+            f"a run {run.id!r} was started before with {other}, so it was not started again as {run.task}. "
+            "One id is one piece of work: use another task_id, or the same arguments."
+        )
+
+    # ------------------------------------------------------------------ claim
+
+    def claim(
+        self,
+        link: Link,
+        run_id: str,
+        *,
+        worker: str,
+        lease: int,
+        slack: int = 0,
+        code_version: str | None = None,
+        patience: float = 0.0,
+    ) -> Claim | Outcome | NotClaimed:
+        """Take a run that is due, or the delivery of a finished one; else say why not."""
+        token = new_token()
+        values = {
+            "at_id": run_id,
+            "token": token,
+            "worker": worker,
+            "lease": lease,
+            "slack": slack,
+            "code_version": code_version,
+        }
+        try:
+            return link.run(lambda connection: self._claim(connection, values), patience)
+        except ConfigurationError as error:
+            # What is stored can't be read here. If the run was taken all the same, it is set aside.
+            self.set_aside(link, Fence(run_id, token), f"codec: {error}")
+            return NotClaimed("paused", why=str(error))
+
+    def _claim(self, connection: Connection, values: Mapping[str, Any]) -> Claim | Outcome | NotClaimed:
+        statements, run_id, token = self.statements, values["at_id"], values["token"]
+        row: RowMapping | None
+        if self.dialect.update_returning:
+            row = connection.execute(statements.claim, values).mappings().first()
+        else:
+            taken = connection.execute(statements.claim, values).rowcount
+            row = self._row(connection, statements.claimed, at_id=run_id, token=token) if taken else None
+        if row is None:
+            other = self._not_claimable(connection, values)
+            if other is not None:
+                return other
+            row = self._row(connection, statements.claimed, at_id=run_id, token=token)
+            if row is None:
+                return NotClaimed("running")
+        steps = connection.execute(statements.history, {"at_id": run_id}).all()
+        return self._make_claim(run_id, token, row, steps)
+
+    def _not_claimable(self, connection: Connection, values: Mapping[str, Any]) -> Outcome | NotClaimed | None:
+        """Why the claim found nothing; ``None`` when an earlier try of this very claim took the run."""
+        row = self._row(connection, self.statements.outcome, at_id=values["at_id"])
+        if row is None:
+            return NotClaimed(None)
+        if row["token"] == values["token"]:
+            return None
+        if row["status"] in ("completed", "failed"):
+            if connection.execute(self.statements.claim_delivery, values).rowcount:
+                return Outcome(row["task"], row["status"], row["result"], row["error"])
+            return NotClaimed(row["status"])
+        early_by = max(0, (row["wake_at"] or 0) - row["now"])
+        return NotClaimed(row["status"], early_by)
+
+    @staticmethod
+    def _make_claim(run_id: str, token: int, row: RowMapping, steps: Iterable[Any]) -> Claim:
+        history = {step.id: Record(*step) for step in steps}
+        return Claim(
+            fence=Fence(run_id, token),
+            now=int(row["now"]),
+            created_at=row["created_at"],
+            retries=row["retries"],
+            recoveries=row["recoveries"],
+            passes=row["passes"],
+            wake_at=row["wake_at"],
+            message=row["message"],
+            arguments=row["arguments"],
+            history=history,
+        )

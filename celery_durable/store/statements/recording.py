@@ -1,0 +1,129 @@
+"""The fenced writes of the holder of a run.
+
+**The fence.** Whoever executes a run holds its token, and everything it writes is conditional on the
+run still having that token and being ``running``. A condition alone is no fence: where another
+transaction has rotated the token and not yet committed, a plain ``INSERT ... SELECT ... WHERE token``
+reads the old row and lets a stale write through. So the run's row has to be *locked* by the very
+statement that writes:
+
+* PostgreSQL: an UPDATE of the run in a WITH, which extends the lease as well, feeds the INSERT.
+* MySQL, MariaDB: the INSERT's SELECT locks the run's row (``LOCK IN SHARE MODE``).
+* SQLite: a writing statement has the whole database for itself, so the plain form is a fence there.
+
+A row count of 0 means that the fence stopped the write: the lease is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Executable, and_, bindparam, insert, select, update
+
+from ..dialects import Dialect
+from ..tables import Tables
+from .base import StatementGroup
+
+__all__ = ["SETTLING_COLUMNS", "STEP_COLUMNS", "RecordStatements"]
+
+STEP_COLUMNS = (
+    "run_id",
+    "id",
+    "position",
+    "kind",
+    "function",
+    "status",
+    "input",
+    "input_hash",
+    "result",
+    "error",
+    "attempts",
+    "wake_at",
+    "heartbeat",
+    "started_at",
+    "finished_at",
+)
+SETTLING_COLUMNS = (
+    "status",
+    "result",
+    "error",
+    "attempts",
+    "wake_at",
+    "heartbeat",
+    "started_at",
+    "finished_at",
+)
+
+
+class RecordStatements(StatementGroup):
+    """The statements by which a pass records steps and gives up its run."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        super().__init__(tables, dialect)
+        self._steps()
+        self._hand_offs()
+
+    def _steps(self) -> None:
+        run, step = self._tables.run, self._tables.step
+        self.fence: Executable = self._fenced_run(due_at=bindparam("lease_until"), recoveries=0)
+        new_step = [bindparam(f"step_{name}", type_=step.c[name].type) for name in STEP_COLUMNS[1:]]
+        known_step: dict[str, Any] = {name: bindparam(f"step_{name}") for name in SETTLING_COLUMNS}
+        unsettled = and_(step.c.id == bindparam("at_step"), step.c.status.in_(("started", "waiting")))
+        if self._dialect.writes_in_cte:
+            fence = self._fenced_run(due_at=bindparam("lease_until"), recoveries=0).returning(run.c.id).cte("fence")
+            source = select(fence.c.id, *new_step)
+            self.record_known: Executable | None = (
+                update(step).where(step.c.run_id == fence.c.id, unsettled).values(**known_step)
+            )
+        else:
+            source = select(run.c.id, *new_step).where(
+                run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running"
+            )
+            if self._dialect.name == "mysql":
+                source = source.with_for_update(read=True)
+            self.record_known = None
+        self.record_new: Executable = insert(step).from_select(list(STEP_COLUMNS), source)
+        # Inside a transaction that has fenced already:
+        self.insert_step: Executable = insert(step).values({name: bindparam(f"step_{name}") for name in STEP_COLUMNS})
+        self.update_step: Executable = (
+            update(step).where(step.c.run_id == bindparam("at_id"), unsettled).values(**known_step)
+        )
+        self.own_step: Executable = select(step.c.status).where(
+            step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step")
+        )
+        self.reset_steps: Executable = (
+            update(step)
+            .where(step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True)))
+            .values(status="waiting", attempts=0, wake_at=None, finished_at=None)
+        )
+
+    def _hand_offs(self) -> None:
+        """The ways in which a pass gives up its run. Each rotates the token."""
+        run = self._tables.run
+        self.suspend: Executable = self._fenced_run(
+            status="suspended",
+            token=bindparam("token"),
+            wake_at=bindparam("wake_at"),
+            due_at=bindparam("due_at"),
+            waiting_on=bindparam("waiting_on"),
+            sends=bindparam("sends"),
+            retries=run.c.retries + bindparam("retried"),
+            error=bindparam("error"),
+        )
+        self.pause: Executable = self._fenced_run(
+            status="paused",
+            token=bindparam("token"),
+            wake_at=None,
+            due_at=None,
+            waiting_on=bindparam("waiting_on"),
+            error=bindparam("error"),
+        )
+        # The token stays: it is what the delivery of the result is marked under.
+        self.finish: Executable = self._fenced_run(
+            status=bindparam("status"),
+            wake_at=bindparam("due_at"),
+            due_at=bindparam("due_at"),
+            waiting_on=None,
+            finished_at=bindparam("finished_at"),
+            result=bindparam("result"),
+            error=bindparam("error"),
+        )

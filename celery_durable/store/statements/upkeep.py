@@ -1,0 +1,177 @@
+"""What is done to runs from outside: by the sweeper, the keeper, the worker's main process, by people."""
+
+from __future__ import annotations
+
+from sqlalchemy import Executable, Integer, String, bindparam, case, delete, or_, select, update
+
+from ..dialects import Dialect
+from ..tables import Tables
+from .base import StatementGroup
+
+__all__ = ["UpkeepStatements"]
+
+
+class UpkeepStatements(StatementGroup):
+    """The statements of sweeping, operating and reading."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        super().__init__(tables, dialect)
+        self.now: Executable = select(dialect.now())
+        self._sweep()
+        self._leases()
+        self._operations()
+        self._reading()
+
+    def _sweep(self) -> None:
+        run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
+        self.due: Executable = (
+            select(
+                run.c.id,
+                run.c.task,
+                run.c.status,
+                run.c.token,
+                run.c.due_at,
+                run.c.wake_at,
+                run.c.sends,
+                run.c.retries,
+                run.c.recoveries,
+                run.c.passes,
+                run.c.worker,
+                now.label("now"),
+            )
+            .where(run.c.due_at <= now)
+            .order_by(run.c.due_at)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.inputs: Executable = select(run_input.c.run_id, run_input.c.arguments, run_input.c.message).where(
+            run_input.c.run_id.in_(bindparam("ids", expanding=True))
+        )
+        # Executed for many rows at once. The token seen must still be there: a claim in between wins.
+        self.mark_sent: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"))
+            .values(due_at=now + bindparam("due_in", type_=run.c.due_at.type), sends=run.c.sends + bindparam("sent"))
+        )
+        self.recover: Executable = (
+            update(run)
+            .where(
+                run.c.id == bindparam("at_id"),
+                run.c.token == bindparam("at_token"),
+                run.c.status == "running",
+            )
+            .values(
+                status=bindparam("status"),
+                token=bindparam("token"),
+                recoveries=run.c.recoveries + 1,
+                wake_at=None,
+                due_at=case((bindparam("status", type_=String) == "suspended", now), else_=None),
+                sends=0,
+                waiting_on=bindparam("waiting_on"),
+            )
+        )
+        self.running_under: Executable = select(run.c.token, run.c.recoveries).where(
+            run.c.id == bindparam("at_id"), run.c.status == "running", run.c.worker == bindparam("worker")
+        )
+        self.extend: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
+            .values(due_at=now + bindparam("lease"))
+        )
+        self.delivered: Executable = (
+            update(run)
+            .where(
+                run.c.id.in_(bindparam("ids", expanding=True)),
+                run.c.status.in_(("completed", "failed", "cancelled")),
+            )
+            .values(delivered_at=now, due_at=None, wake_at=None)
+        )
+
+    def _leases(self) -> None:
+        lease, now = self._tables.lease, self._dialect.now()
+        self.lease_take: Executable = (
+            update(lease)
+            .where(
+                lease.c.name == bindparam("at_name"),
+                or_(lease.c.holder == bindparam("holder"), lease.c.until <= now),
+            )
+            .values(holder=bindparam("holder"), until=now + bindparam("lease"))
+        )
+        self.lease_make: Executable = self._insert_or_ignore(lease).values(
+            name=bindparam("at_name"), holder=bindparam("holder"), until=now + bindparam("lease")
+        )
+        self.lease_drop: Executable = delete(lease).where(
+            lease.c.name == bindparam("at_name"), lease.c.holder == bindparam("holder")
+        )
+
+    def _operations(self) -> None:
+        run, step, now = self._tables.run, self._tables.step, self._dialect.now()
+        self.resume_paused: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.status == "paused")
+            .values(status="suspended", due_at=now, wake_at=None, sends=0, recoveries=0, waiting_on="its turn")
+        )
+        # Runs parked because the code did not fit or the task was not there: a worker that starts may
+        # bring the code that does. The reasons begin with a word that is kept in waiting_on.
+        self.reconsider: Executable = (
+            update(run)
+            .where(
+                run.c.status == "paused",
+                or_(run.c.waiting_on.like("code:%"), run.c.waiting_on.like("codec:%")),
+                run.c.task.in_(bindparam("tasks", expanding=True)),
+            )
+            .values(status="suspended", due_at=now, wake_at=None, sends=0, waiting_on="its turn")
+        )
+        self.set_aside: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"))
+            .values(
+                status="paused", token=bindparam("token"), due_at=None, wake_at=None, waiting_on=bindparam("waiting_on")
+            )
+        )
+        self.unregistered: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.status.in_(("pending", "suspended")))
+            .values(
+                status=bindparam("status"),
+                token=bindparam("token"),
+                due_at=case((bindparam("status", type_=String) == "suspended", now + bindparam("delay")), else_=None),
+                recoveries=run.c.recoveries + 1,
+                waiting_on=bindparam("waiting_on"),
+            )
+        )
+        self.end_from_outside: Executable = (
+            update(run)
+            .where(
+                run.c.id == bindparam("at_id"),
+                run.c.status.not_in(("completed", "failed", "cancelled")),
+                or_(bindparam("worker", type_=String).is_(None), run.c.worker == bindparam("worker")),
+            )
+            .values(
+                status=bindparam("status"),
+                token=bindparam("token"),
+                due_at=None,
+                wake_at=None,
+                waiting_on=None,
+                finished_at=now,
+                delivered_at=now,
+                error=bindparam("error"),
+            )
+        )
+        # Eager mode: time is let pass at once.
+        self.skip_wait: Executable = (
+            update(run).where(run.c.id == bindparam("at_id"), run.c.status == "suspended").values(wake_at=None)
+        )
+        self.skip_waiting_steps: Executable = (
+            update(step)
+            .where(step.c.run_id == bindparam("at_id"), step.c.status == "waiting", step.c.wake_at > now)
+            .values(wake_at=now)
+        )
+
+    def _reading(self) -> None:
+        run, run_input, step = self._tables.run, self._tables.input, self._tables.step
+        self.get_run: Executable = (
+            select(run, run_input.c.arguments)
+            .outerjoin(run_input, run_input.c.run_id == run.c.id)
+            .where(run.c.id == bindparam("at_id"))
+        )
+        self.get_steps: Executable = select(step).where(step.c.run_id == bindparam("at_id")).order_by(step.c.position)

@@ -1,0 +1,173 @@
+"""What the sweeper, the keeper and people do to runs from outside, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from ..errors import ConfigurationError
+from .base import StoreBase, new_token
+from .link import Link
+from .records import Due, Fence
+
+__all__ = ["Upkeep"]
+
+
+class Upkeep(StoreBase):
+    """Everything that is not done by the holder of a run."""
+
+    def extend(self, link: Link, fences: Iterable[Fence], lease: int) -> None:
+        """Heartbeat: these runs are still being executed."""
+        rows = [{"at_id": fence.run_id, "at_token": fence.token, "lease": lease} for fence in fences]
+        if rows:
+            link.run(lambda connection: connection.execute(self.statements.extend, rows))
+
+    def mark_delivered(self, link: Link, run_ids: Iterable[str]) -> None:
+        """The results of these runs have been handed to Celery, callbacks and all."""
+        ids = list(run_ids)
+        if ids:
+            link.run(lambda connection: connection.execute(self.statements.delivered, {"ids": ids}))
+
+    def due(self, link: Link, limit: int) -> list[Due]:
+        """The runs that time has come for, longest due first, with what is needed to send them."""
+
+        def look(connection: Connection) -> list[Due]:
+            rows = connection.execute(self.statements.due, {"limit": limit}).all()
+            if not rows:
+                return []
+            given = self._inputs(link, connection, rows)
+            found = []
+            for row in rows:
+                due = Due(
+                    fence=Fence(row.id, row.token),
+                    task=row.task,
+                    status=row.status,
+                    due_at=row.due_at,
+                    wake_at=row.wake_at,
+                    sends=row.sends,
+                    retries=row.retries,
+                    recoveries=row.recoveries,
+                    passes=row.passes,
+                    worker=row.worker,
+                    now=int(row.now),
+                )
+                if row.id in given:
+                    found.append(replace(due, arguments=given[row.id][0], message=given[row.id][1]))
+            return found
+
+        return link.run(look)
+
+    def _inputs(self, link: Link, connection: Connection, rows: Iterable[Any]) -> dict[str, tuple[str, str]]:
+        """What runs were started with. One that can't be read is set aside, and stops no other."""
+
+        def read(ids: list[str]) -> dict[str, tuple[str, str]]:
+            found = connection.execute(self.statements.inputs, {"ids": ids}).all()
+            return {item.run_id: (item.arguments, item.message) for item in found}
+
+        try:
+            return read([row.id for row in rows])
+        except ConfigurationError:
+            given: dict[str, tuple[str, str]] = {}
+            for row in rows:
+                try:
+                    given |= read([row.id])
+                except ConfigurationError as error:
+                    self.set_aside(link, Fence(row.id, row.token), f"codec: {error}")
+            return given
+
+    def mark_sent(self, link: Link, marks: Iterable[tuple[Fence, int, bool]]) -> None:
+        """Runs whose message is on its way, each with the time until it is looked at again."""
+        rows = [
+            {"at_id": fence.run_id, "at_token": fence.token, "due_in": due_in, "sent": int(sent)}
+            for fence, due_in, sent in marks
+        ]
+        if rows:
+            link.run(lambda connection: connection.execute(self.statements.mark_sent, rows))
+
+    def recover(self, link: Link, fence: Fence, *, pause_because: str | None = None) -> bool:
+        """Take a run away from a worker that died; with a reason, park it for a person instead."""
+        values = {
+            "at_id": fence.run_id,
+            "at_token": fence.token,
+            "token": new_token(),
+            "status": "suspended" if pause_because is None else "paused",
+            "waiting_on": "a worker, its last one died" if pause_because is None else pause_because[:500],
+        }
+        return self._changed(link, self.statements.recover, values)
+
+    def running_under(self, link: Link, run_id: str, worker: str) -> tuple[Fence, int] | None:
+        """The fence and recoveries of a run, if this worker holds it."""
+        row = link.run(
+            lambda connection: self._row(connection, self.statements.running_under, at_id=run_id, worker=worker)
+        )
+        return None if row is None else (Fence(run_id, row["token"]), row["recoveries"])
+
+    def unregistered(self, link: Link, run_id: str, *, delay: int, pause_because: str | None, waiting_on: str) -> bool:
+        """A worker got a run whose task it does not know: try elsewhere later, or park it for a person."""
+        values = {
+            "at_id": run_id,
+            "token": new_token(),
+            "status": "suspended" if pause_because is None else "paused",
+            "delay": delay,
+            "waiting_on": (pause_because or waiting_on)[:500],
+        }
+        return self._changed(link, self.statements.unregistered, values)
+
+    def end_from_outside(
+        self, link: Link, run_id: str, *, status: str, error: str | None, worker: str | None = None
+    ) -> bool:
+        """End a run that Celery itself has ended: a hard time limit, a revoke, an expiry."""
+        values = {"at_id": run_id, "token": new_token(), "status": status, "error": error, "worker": worker}
+        return self._changed(link, self.statements.end_from_outside, values)
+
+    def resume_paused(self, link: Link, run_id: str) -> bool:
+        return self._changed(link, self.statements.resume_paused, {"at_id": run_id})
+
+    def reconsider(self, link: Link, tasks: Iterable[str]) -> int:
+        """Let runs that were parked for their code go on: this worker may bring the code that fits."""
+        names = list(tasks)
+        if not names:
+            return 0
+        return link.run(lambda connection: connection.execute(self.statements.reconsider, {"tasks": names}).rowcount)
+
+    def skip_wait(self, link: Link, run_id: str) -> None:
+        """Eager mode: what the run waits for is over now."""
+
+        def skip(connection: Connection) -> None:
+            connection.execute(self.statements.skip_wait, {"at_id": run_id})
+            connection.execute(self.statements.skip_waiting_steps, {"at_id": run_id})
+
+        link.run(skip)
+
+    def take_lease(self, link: Link, name: str, holder: str, lease: int) -> bool:
+        """Take or keep a named lease."""
+        values = {"at_name": name, "holder": holder, "lease": lease}
+
+        def take(connection: Connection) -> bool:
+            if connection.execute(self.statements.lease_take, values).rowcount:
+                return True
+            return connection.execute(self.statements.lease_make, values).rowcount == 1
+
+        return link.run(take)
+
+    def drop_lease(self, link: Link, name: str, holder: str) -> None:
+        self._changed(link, self.statements.lease_drop, {"at_name": name, "holder": holder})
+
+    # ---------------------------------------------------------------- reading
+
+    def get(self, link: Link, run_id: str) -> tuple[RowMapping, list[RowMapping]] | None:
+        """A run's row and its steps' rows."""
+
+        def read(connection: Connection) -> tuple[RowMapping, list[RowMapping]] | None:
+            row = self._row(connection, self.statements.get_run, at_id=run_id)
+            if row is None:
+                return None
+            return row, list(connection.execute(self.statements.get_steps, {"at_id": run_id}).mappings())
+
+        return link.run(read)
+
+    def now(self, link: Link) -> int:
+        return int(link.run(lambda connection: connection.execute(self.statements.now).scalar_one()))
