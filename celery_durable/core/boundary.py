@@ -154,8 +154,8 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     target = inspect.unwrap(fn) if not inspect.isclass(fn) else fn.__init__
     target = getattr(target, "__func__", target)
     if not getattr(target, "__annotations__", None):
-        call = getattr(type(target), "__call__", None)
-        if inspect.isfunction(target) or call is None or not getattr(call, "__annotations__", None):
+        call = type(target).__call__  # an object that is called by its class's __call__
+        if inspect.isfunction(target) or not getattr(call, "__annotations__", None):
             return {}
         target = call
     try:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Union
 
 __all__ = ["Duration", "Moment", "as_datetime", "describe", "micros", "moment"]
 
-Duration = Union[str, int, float, timedelta]
-Moment = Union[datetime, str, int, float]
+Duration = str | int | float | timedelta
+Moment = datetime | str | int | float
 
 SECOND = 1_000_000
 _UNITS = {

@@ -21,7 +21,6 @@ only place where this is decided, for every verb.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 __all__ = [
     "Ask",
@@ -105,7 +104,7 @@ class Mismatch:
     why: str = field(default="")
 
 
-Decision = Union[Replay, Perform, Park, Interrupted, Mismatch]
+Decision = Replay | Perform | Park | Interrupted | Mismatch
 
 
 def decide(record: Record | None, ask: Ask, now: int) -> Decision:

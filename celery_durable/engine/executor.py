@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -52,7 +52,7 @@ class Gone:
     why: str
 
 
-Ended = Union[Finished, Failed, Parked, Gone]
+Ended = Finished | Failed | Parked | Gone
 
 
 def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:

@@ -147,8 +147,8 @@ class Pass:
         earlier = self._places.setdefault(step_id, place)
         if earlier is not place:
             raise DuplicateStep(
-                f"the step id {step_id!r} is used twice in one pass of run {self.run_id}: at {earlier}, and at {place}. "
-                "An id is how a recorded result finds its step again: give each use its own, "
+                f"the step id {step_id!r} is used twice in one pass of run {self.run_id}: at {earlier}, "
+                f"and at {place}. An id is how a recorded result finds its step again: give each use its own, "
                 f'in a loop for instance f"{step_id}-{{index}}".'
             )
         return step_id
@@ -242,9 +242,9 @@ class Pass:
 
     def settle(self, step: StepWrite, *, result: str | None = None, error: BaseException | None = None) -> None:
         """Record a step's outcome."""
-        values = vars(step) | {"result": result, "finished_at": self.now()}
+        values = vars(step) | {"status": "completed", "result": result, "error": None, "finished_at": self.now()}
         if error is not None:
-            values["error"] = self.describe_error(error, step)
+            values |= {"status": "failed", "error": self.describe_error(error, step)}
         self.write(StepWrite(**values))
 
     def describe_error(self, error: BaseException, step: StepWrite) -> str:

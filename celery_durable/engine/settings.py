@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.duration import SECOND, micros
@@ -29,7 +29,7 @@ class Settings:
     lease: int = 30 * SECOND
     sweep_interval: int = SECOND
     eta_horizon: int = 10 * SECOND
-    step_retry: Retry = Retry()
+    step_retry: Retry = field(default_factory=Retry)
     max_payload: int = 10**6
     max_steps: int = 10_000
     sealer: Sealer | None = None

@@ -100,7 +100,6 @@ class Due:
     wake_at: int | None
     sends: int
     retries: int
-    recoveries: int
     passes: int
     worker: str | None
     now: int

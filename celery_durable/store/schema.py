@@ -60,21 +60,20 @@ def migrate(engine: Engine, prefix: str) -> bool:
     from alembic import command
     from alembic.config import Config
 
-    with engine.connect() as connection:
-        with _one_at_a_time(connection, prefix):
-            state = schema_state(connection, prefix)
-            if state == "newer":
-                check_schema(connection, prefix)
-            if state == "current":
-                return False
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            config.attributes.update(connection=connection, prefix=prefix)
-            command.upgrade(config, "head")
-            return True
+    with engine.connect() as connection, _OneAtATime(connection, prefix):
+        state = schema_state(connection, prefix)
+        if state == "newer":
+            check_schema(connection, prefix)
+        if state == "current":
+            return False
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes.update(connection=connection, prefix=prefix)
+        command.upgrade(config, "head")
+        return True
 
 
-class _one_at_a_time:
+class _OneAtATime:
     """One process migrates at a time, and on SQLite and PostgreSQL all of it or nothing is done."""
 
     def __init__(self, connection: Connection, prefix: str) -> None:

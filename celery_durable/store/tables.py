@@ -10,6 +10,9 @@ has to look at the run, unless somebody changes the row before. It is, by status
 * running: when the worker's lease ends
 * completed, failed: when its result has to be delivered by another worker; none once it is
 
+``recoveries`` counts the workers that died executing the run since it last recorded a step; ``progress`` is
+the number of steps there were at the last of these deaths.
+
 ``wake_at`` is the moment before which a run is not to be taken: the end of its sleep, or of the time that
 the worker which finished it has for delivering the result.
 """
@@ -68,6 +71,7 @@ class Tables:
             Column("passes", Integer, nullable=False),
             Column("retries", Integer, nullable=False),
             Column("recoveries", Integer, nullable=False),
+            Column("progress", Integer, nullable=False),
             Column("input_hash", bounded(32), nullable=False),
             Column("code_version", bounded(64)),
             Column("created_at", BigInteger, nullable=False),

@@ -49,7 +49,6 @@ class Upkeep(StoreBase):
                     wake_at=row.wake_at,
                     sends=row.sends,
                     retries=row.retries,
-                    recoveries=row.recoveries,
                     passes=row.passes,
                     worker=row.worker,
                     now=int(row.now),
@@ -87,23 +86,34 @@ class Upkeep(StoreBase):
         if rows:
             link.run(lambda connection: connection.execute(self.statements.mark_sent, rows))
 
+    def deaths(self, link: Link, run_id: str) -> tuple[int, int]:
+        """How many workers have died executing this run without recording a step, with the one that is known
+        to have died now; and how many steps are recorded."""
+        row = link.run(lambda connection: self._row(connection, self.statements.deaths, at_id=run_id))
+        if row is None:
+            return 1, 0
+        return (row["recoveries"] if row["steps"] == row["progress"] else 0) + 1, row["steps"]
+
     def recover(self, link: Link, fence: Fence, *, pause_because: str | None = None) -> bool:
         """Take a run away from a worker that died; with a reason, park it for a person instead."""
+        deaths, steps = self.deaths(link, fence.run_id)
         values = {
             "at_id": fence.run_id,
             "at_token": fence.token,
             "token": new_token(),
             "status": "suspended" if pause_because is None else "paused",
+            "deaths": deaths,
+            "steps": steps,
             "waiting_on": "a worker, its last one died" if pause_because is None else pause_because[:500],
         }
         return self._changed(link, self.statements.recover, values)
 
-    def running_under(self, link: Link, run_id: str, worker: str) -> tuple[Fence, int] | None:
-        """The fence and recoveries of a run, if this worker holds it."""
+    def running_under(self, link: Link, run_id: str, worker: str) -> Fence | None:
+        """The fence of a run, if this worker holds it."""
         row = link.run(
-            lambda connection: self._row(connection, self.statements.running_under, at_id=run_id, worker=worker)
+            lambda connection: self._row(connection, self.statements.running_under, at_id=run_id, at_worker=worker)
         )
-        return None if row is None else (Fence(run_id, row["token"]), row["recoveries"])
+        return None if row is None else Fence(run_id, row["token"])
 
     def unregistered(self, link: Link, run_id: str, *, delay: int, pause_because: str | None, waiting_on: str) -> bool:
         """A worker got a run whose task it does not know: try elsewhere later, or park it for a person."""
@@ -120,7 +130,7 @@ class Upkeep(StoreBase):
         self, link: Link, run_id: str, *, status: str, error: str | None, worker: str | None = None
     ) -> bool:
         """End a run that Celery itself has ended: a hard time limit, a revoke, an expiry."""
-        values = {"at_id": run_id, "token": new_token(), "status": status, "error": error, "worker": worker}
+        values = {"at_id": run_id, "token": new_token(), "status": status, "error": error, "at_worker": worker}
         return self._changed(link, self.statements.end_from_outside, values)
 
     def resume_paused(self, link: Link, run_id: str) -> bool:

@@ -24,7 +24,7 @@ from kombu.serialization import dumps, loads
 from ..core.codec import decode
 from ..core.duration import SECOND
 
-__all__ = ["PASS_HEADER", "from_request", "keep", "message_form", "queue_of", "send"]
+__all__ = ["PASS_HEADER", "from_request", "ignores_result", "keep", "message_form", "queue_of", "send"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -33,8 +33,22 @@ PASS_HEADER = "durable_pass"
 
 # What belongs to one publishing, not to the task that is published.
 _MOMENTARY = frozenset(
-    "countdown eta task_id producer connection publisher router add_to_parent retries retry retry_policy "
-    "result_cls task_type session".split()
+    {
+        "add_to_parent",
+        "connection",
+        "countdown",
+        "eta",
+        "producer",
+        "publisher",
+        "result_cls",
+        "retries",
+        "retry",
+        "retry_policy",
+        "router",
+        "session",
+        "task_id",
+        "task_type",
+    }
 )
 
 
@@ -148,6 +162,12 @@ def queue_of(app: Celery, name: str, kept: str) -> str | None:
     queue = route.get("queue")
     name_of: str | None = getattr(queue, "name", queue)
     return name_of
+
+
+def ignores_result(app: Celery, name: str, kept: str) -> bool:
+    """Whether the caller, or else the task, wants no result to be stored."""
+    asked = _options(app, kept).get("ignore_result")
+    return bool(getattr(app.tasks.get(name), "ignore_result", False) if asked is None else asked)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..core.faults import write_error
 from .message import PASS_HEADER
 from .running import RunParked, worker_name
 from .runtime import Runtime, runtime_of
+from .showing import show_waiting
 from .sweeper import recover
 
 __all__ = ["DurableRequest"]
@@ -45,7 +46,9 @@ class DurableRequest(Request):
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft and not state.should_terminate:
-            self._settle("the hard time limit could not be recorded", self._time_limit_exceeded, timeout)
+            self._settle(
+                "the hard time limit could not be recorded", self._time_limit_exceeded, TimeLimitExceeded(timeout)
+            )
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
@@ -54,14 +57,16 @@ class DurableRequest(Request):
             error = error.exc
         if isinstance(error, RunParked):
             self.send_event("task-waiting", waiting_on=str(error))
+        elif isinstance(error, TimeLimitExceeded):
+            self._settle("the hard time limit could not be recorded", self._time_limit_exceeded, error)
         elif isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             self._settle("its lease has to end before it goes on", self._worker_lost)
         super().on_failure(exc_info, send_failed_event, return_ok)
 
-    def _time_limit_exceeded(self, timeout: float) -> None:
+    def _time_limit_exceeded(self, error: TimeLimitExceeded) -> None:
         with self._runtime.store.link() as link:
             self._runtime.store.end_from_outside(
-                link, self.id, status="failed", error=write_error(TimeLimitExceeded(timeout)), worker=self._holder
+                link, self.id, status="failed", error=write_error(error), worker=self._holder
             )
 
     def _worker_lost(self) -> None:
@@ -69,7 +74,18 @@ class DurableRequest(Request):
         with self._runtime.store.link() as link:
             held = self._runtime.store.running_under(link, self.id, self._holder)
             if held is not None:
-                recover(self._runtime, link, held[0], recoveries=held[1], task=self.name, worker=self._holder)
+                recover(
+                    self._runtime,
+                    link,
+                    held,
+                    task=self.name,
+                    worker=self._holder,
+                    show=self._show,
+                )
+
+    def _show(self, waiting_on: str) -> None:
+        if not self.ignore_result:
+            show_waiting(self.app, self.id, waiting_on, None, state=self._runtime.settings.suspended_state)
 
     def _settle(self, otherwise: str, action: Any, *args: Any) -> None:
         """Nothing that fails here may stop the worker's main loop."""

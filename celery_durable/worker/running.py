@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
@@ -16,7 +15,7 @@ from celery.exceptions import Retry as CeleryRetry
 from sqlalchemy.exc import DBAPIError
 
 from ..core.codec import decode
-from ..core.duration import SECOND, as_datetime
+from ..core.duration import SECOND
 from ..core.ids import fingerprint
 from ..engine.control import RunRetry
 from ..engine.executor import Ended, Failed, Finished, Gone, Parked, execute, recorded_end
@@ -26,6 +25,7 @@ from ..store.link import Link
 from ..store.records import Claim, NewRun, NotClaimed, Outcome
 from .message import from_request, keep, message_form, send
 from .runtime import Runtime, runtime_of
+from .showing import show_waiting, store_state
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -133,8 +133,8 @@ def _unrecorded(task: DurableTask, request: Any, runtime: Runtime) -> NewRun:
 
 def _pass(task: DurableTask, request: Any, runtime: Runtime, link: Link, claim: Claim) -> Ended:
     dispatcher = MessageDispatcher(task, request, runtime, claim)
-    if task.durable_track_started and not request.is_eager:
-        dispatcher.store_state({"pid": os.getpid(), "hostname": request.hostname}, states.STARTED)
+    if task.durable_track_started:
+        dispatcher.started()
     request.retries = claim.retries
     run = Pass(
         claim,
@@ -227,16 +227,18 @@ class MessageDispatcher:
             )
 
     def announce(self, waiting_on: str, wake_at: int | None) -> None:
-        until = None if wake_at is None else as_datetime(wake_at).astimezone(timezone.utc).isoformat()
-        self.store_state({"waiting_on": waiting_on, "until": until}, self._runtime.settings.suspended_state)
+        if self._shows():
+            state = self._runtime.settings.suspended_state
+            show_waiting(self._task.app, self._request.id, waiting_on, wake_at, state=state, request=self._request)
 
-    def store_state(self, meta: dict[str, Any], state: str) -> None:
-        if self._request.is_eager or self._ignores_result():
-            return
-        try:
-            self._task.backend.store_result(self._request.id, meta, state, request=self._request)
-        except Exception as error:
-            logger.warning("run %s: its state could not be shown in the result backend: %s", self._request.id, error)
+    def started(self) -> None:
+        """What ``task_track_started`` asks for."""
+        if self._shows():
+            meta = {"pid": os.getpid(), "hostname": self._request.hostname}
+            store_state(self._task.app, self._request.id, meta, states.STARTED, request=self._request)
+
+    def _shows(self) -> bool:
+        return not self._request.is_eager and not self._ignores_result()
 
     def _ignores_result(self) -> bool:
         """What the caller asked for wins over what the task says."""

@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -23,8 +25,9 @@ from ..core.duration import SECOND
 from ..engine.passing import GRACE
 from ..store.link import Link
 from ..store.records import Due, Fence
-from .message import queue_of, send
+from .message import ignores_result, queue_of, send
 from .runtime import Runtime, runtime_of
+from .showing import show_waiting
 
 __all__ = ["Sweeper", "recover"]
 
@@ -37,19 +40,32 @@ _LONGEST_GRACE = 32
 _BACKLOG_LOOKS = 20
 
 
-def recover(runtime: Runtime, link: Link, fence: Fence, *, recoveries: int, task: str, worker: str | None) -> bool:
-    """Free a run whose worker died; park it for a person when that has happened too often."""
-    limit = runtime.settings.max_recoveries
+def recover(
+    runtime: Runtime,
+    link: Link,
+    fence: Fence,
+    *,
+    task: str,
+    worker: str | None,
+    show: Callable[[str], None],
+) -> bool:
+    """Free a run whose worker died; park it for a person when that has happened too often.
+
+    ``show`` tells Celery's users why a run is paused.
+    """
+    deaths, _ = runtime.store.deaths(link, fence.run_id)
     because = None
-    if recoveries + 1 >= limit:
+    if deaths >= runtime.settings.max_recoveries:
         because = (
-            f"poison: {recoveries + 1} workers died executing this run without recording a step (the last: {worker}). "
+            f"poison: {deaths} workers died executing this run without recording a step (the last: {worker}). "
             f"See why, then Durable(app).resume({fence.run_id!r})"
         )
     freed = runtime.store.recover(link, fence, pause_because=because)
     if freed:
         fate = "it is paused for a person to look at" if because else "it goes on from its last recorded step"
         logger.warning("run %s of %s: its worker %s died; %s", fence.run_id, task, worker, fate)
+        if because:
+            show(because)
     return freed
 
 
@@ -125,13 +141,23 @@ class Sweeper:
         for due in batch:
             if due.status == "running":
                 recovered |= recover(
-                    self._runtime, link, due.fence, recoveries=due.recoveries, task=due.task, worker=due.worker
+                    self._runtime,
+                    link,
+                    due.fence,
+                    task=due.task,
+                    worker=due.worker,
+                    show=partial(self._show, due),
                 )
             else:
                 waiting.append(due)
         for start in range(0, len(waiting), _CHUNK):
             self._send(link, waiting[start : start + _CHUNK])
         return recovered or len(batch) == _BATCH
+
+    def _show(self, due: Due, waiting_on: str) -> None:
+        if not ignores_result(self._app, due.task, due.message):
+            state = self._runtime.settings.suspended_state
+            show_waiting(self._app, due.fence.run_id, waiting_on, None, state=state)
 
     def _send(self, link: Link, chunk: list[Due]) -> None:
         marks: list[tuple[Fence, int, bool]] = []

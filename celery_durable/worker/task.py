@@ -12,6 +12,7 @@ import inspect
 import logging
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any
 
 from celery import Task, uuid
@@ -181,17 +182,9 @@ class DurableTask(Task):
 
     def code_version(self) -> str | None:
         """A fingerprint of the function's source, recorded with each run."""
-        run: Any = self.run
-        function: Any = inspect.unwrap(getattr(run, "__func__", run))
-        version: str | None = getattr(function, "_durable_code_version", None)
-        if version is None:
-            try:
-                source = inspect.getsource(function)
-            except (OSError, TypeError):
-                return None
-            version = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-            function._durable_code_version = version
-        return version
+        plain: Any = self.run
+        run: Any = inspect.unwrap(plain)
+        return _source_version(getattr(run, "__func__", run))
 
     # -------------------------------------------------------------------- run
 
@@ -236,3 +229,12 @@ class DurableTask(Task):
 
 def _is_async(run: Any) -> bool:
     return inspect.iscoroutinefunction(inspect.unwrap(run))
+
+
+@cache
+def _source_version(function: Any) -> str | None:
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return None
+    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()

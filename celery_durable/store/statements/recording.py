@@ -64,12 +64,12 @@ class RecordStatements(StatementGroup):
 
     def _steps(self) -> None:
         run, step = self._tables.run, self._tables.step
-        self.fence: Executable = self._fenced_run(due_at=bindparam("lease_until"), recoveries=0)
+        self.fence: Executable = self._fenced_run(due_at=bindparam("lease_until"))
         new_step = [bindparam(f"step_{name}", type_=step.c[name].type) for name in STEP_COLUMNS[1:]]
         known_step: dict[str, Any] = {name: bindparam(f"step_{name}") for name in SETTLING_COLUMNS}
         unsettled = and_(step.c.id == bindparam("at_step"), step.c.status.in_(("started", "waiting")))
         if self._dialect.writes_in_cte:
-            fence = self._fenced_run(due_at=bindparam("lease_until"), recoveries=0).returning(run.c.id).cte("fence")
+            fence = self._fenced_run(due_at=bindparam("lease_until")).returning(run.c.id).cte("fence")
             source = select(fence.c.id, *new_step)
             self.record_known: Executable | None = (
                 update(step).where(step.c.run_id == fence.c.id, unsettled).values(**known_step)

@@ -41,7 +41,13 @@ class StartStatements(StatementGroup):
         # Times that are relative to the start are given as a distance to the database's clock.
         values["due_at"] = now + bindparam("due_in", type_=run.c.due_at.type)
         values["wake_at"] = now + bindparam("wake_in", type_=run.c.wake_at.type)
-        values |= {"created_at": now, "sends": literal(1), "retries": bindparam("retries"), "recoveries": literal(0)}
+        values |= {
+            "created_at": now,
+            "sends": literal(1),
+            "retries": bindparam("retries"),
+            "recoveries": literal(0),
+            "progress": literal(0),
+        }
         values |= {name: bindparam(name) for name in ("passes", "worker")}
         values["started_at"] = case((bindparam("begins", type_=Integer) == 1, now), else_=None)
         given_input: dict[str, Any] = {
@@ -62,7 +68,9 @@ class StartStatements(StatementGroup):
                     bindparam("message", type_=run_input.c.message.type),
                 ),
             )
-        self.started: Executable = select(run.c.task, run.c.input_hash, run.c.token).where(run.c.id == bindparam("at_id"))
+        self.started: Executable = select(run.c.task, run.c.input_hash, run.c.token).where(
+            run.c.id == bindparam("at_id")
+        )
 
     def _claim(self) -> None:
         run, run_input, step, now = self._tables.run, self._tables.input, self._tables.step, self._dialect.now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Executable, Integer, String, bindparam, case, delete, or_, select, update
+from sqlalchemy import Executable, Integer, String, bindparam, case, delete, func, or_, select, update
 
 from ..dialects import Dialect
 from ..tables import Tables
@@ -23,7 +23,7 @@ class UpkeepStatements(StatementGroup):
         self._reading()
 
     def _sweep(self) -> None:
-        run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
+        run, run_input, step, now = self._tables.run, self._tables.input, self._tables.step, self._dialect.now()
         self.due: Executable = (
             select(
                 run.c.id,
@@ -34,7 +34,6 @@ class UpkeepStatements(StatementGroup):
                 run.c.wake_at,
                 run.c.sends,
                 run.c.retries,
-                run.c.recoveries,
                 run.c.passes,
                 run.c.worker,
                 now.label("now"),
@@ -62,15 +61,25 @@ class UpkeepStatements(StatementGroup):
             .values(
                 status=bindparam("status"),
                 token=bindparam("token"),
-                recoveries=run.c.recoveries + 1,
+                recoveries=bindparam("deaths"),
+                progress=bindparam("steps"),
                 wake_at=None,
                 due_at=case((bindparam("status", type_=String) == "suspended", now), else_=None),
                 sends=0,
                 waiting_on=bindparam("waiting_on"),
             )
         )
-        self.running_under: Executable = select(run.c.token, run.c.recoveries).where(
-            run.c.id == bindparam("at_id"), run.c.status == "running", run.c.worker == bindparam("worker")
+        settled = (
+            select(func.count())
+            .select_from(step)
+            .where(step.c.run_id == run.c.id, step.c.status != "started")
+            .scalar_subquery()
+        )
+        self.deaths: Executable = select(run.c.recoveries, run.c.progress, settled.label("steps")).where(
+            run.c.id == bindparam("at_id")
+        )
+        self.running_under: Executable = select(run.c.token).where(
+            run.c.id == bindparam("at_id"), run.c.status == "running", run.c.worker == bindparam("at_worker")
         )
         self.extend: Executable = (
             update(run)
@@ -144,7 +153,7 @@ class UpkeepStatements(StatementGroup):
             .where(
                 run.c.id == bindparam("at_id"),
                 run.c.status.not_in(("completed", "failed", "cancelled")),
-                or_(bindparam("worker", type_=String).is_(None), run.c.worker == bindparam("worker")),
+                or_(bindparam("at_worker", type_=String).is_(None), run.c.worker == bindparam("at_worker")),
             )
             .values(
                 status=bindparam("status"),

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("passes", sa.Integer, nullable=False),
         sa.Column("retries", sa.Integer, nullable=False),
         sa.Column("recoveries", sa.Integer, nullable=False),
+        sa.Column("progress", sa.Integer, nullable=False),
         sa.Column("input_hash", bounded(32), nullable=False),
         sa.Column("code_version", bounded(64)),
         sa.Column("created_at", sa.BigInteger, nullable=False),
