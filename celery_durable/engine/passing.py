@@ -132,8 +132,7 @@ class Pass:
 
     def next_id(self, name: str) -> str:
         """The id of the next step that is named by what it is and not by its caller."""
-        count = self._counts[name] = self._counts.get(name, 0) + 1
-        return numbered(name, count)
+        return numbered(name, self.occurrence(name))
 
     def occurrence(self, name: str) -> int:
         """How often this name was asked for in this pass, this time included."""
@@ -161,7 +160,7 @@ class Pass:
         if isinstance(decision, Mismatch):
             self._mismatch(decision)
         if isinstance(decision, Park):
-            self.park(decision.wake_at, self._still_waiting(decision.record))
+            self.park(decision.wake_at, f"step {step_id!r}")
         if isinstance(decision, Interrupted):
             self._interrupted(decision.record)
         if getattr(decision, "input_changed", False):
@@ -169,10 +168,6 @@ class Pass:
         if not isinstance(decision, Replay) and self.dispatcher.stopping():
             self.park(self.now(), "a worker, its last one is shutting down")
         return decision
-
-    @staticmethod
-    def _still_waiting(record: Record) -> str:
-        return f"step {record.id!r}"
 
     def _interrupted(self, record: Record) -> None:
         error = StepInterrupted(
