@@ -56,16 +56,16 @@ def migrate(engine: Engine, prefix: str) -> bool:
     Two processes may migrate at once (all workers of a SQLite project do at their first start): they
     take turns, and who comes second finds it done.
     """
-    # Alembic takes longer to import than everything else here, and only migrations need it.
-    from alembic import command
-    from alembic.config import Config
-
     with engine.connect() as connection, _OneAtATime(connection, prefix):
         state = schema_state(connection, prefix)
         if state == "newer":
             check_schema(connection, prefix)
         if state == "current":
             return False
+        # Alembic takes longer to import than everything else here, and only a real migration needs it.
+        from alembic import command
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes.update(connection=connection, prefix=prefix)

@@ -164,7 +164,8 @@ class Sweeper:
         try:
             with self._app.producer_or_acquire() as producer:
                 for due in chunk:
-                    marks.append(self._send_one(due, producer))
+                    # One by one: those sent before one fails are marked all the same.
+                    marks.append(self._send_one(due, producer))  # noqa: PERF401
         finally:
             self._runtime.store.mark_sent(link, marks)
 
@@ -218,7 +219,7 @@ class Sweeper:
         if isinstance(error, (DBAPIError, OSError)) or "kombu" in type(error).__module__:
             logger.error("the sweeper can't reach the durable database or the broker, and keeps trying: %s", error)
         else:
-            logger.exception("the sweeper failed, and keeps trying")
+            logger.error("the sweeper failed, and keeps trying", exc_info=error)
 
     def _recovered(self) -> None:
         if self._broken is not None:
