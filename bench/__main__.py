@@ -1,0 +1,26 @@
+"""Run the benchmarks: ``python -m bench [name ...]``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+
+from bench import replay, steps
+
+BENCHMARKS = {"steps": steps.main, "replay": replay.main}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in chosen if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "sqlalchemy", "pydantic"))
+    print(f"Python {platform.python_version()}, {packages}, {platform.machine()}")
+    for name in chosen:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()
