@@ -9,7 +9,6 @@ release = version = version_of("celery-durable")
 
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # a section of index.md that has no page yet
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -100,7 +100,8 @@ def trouble(service: Service) -> str | None:
     try:
         service.connect(service.url)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = getattr(error, "orig", None) or error  # SQLAlchemy's errors wrap the driver's
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         return (
             f"{service.name} does not answer at {without_password(service.url)}: start it, or set {service.variable} "
             f"({reason})"

@@ -19,10 +19,12 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import SerializationError
 from sqlalchemy.exc import DBAPIError
 
 from ..core.duration import SECOND
 from ..engine.passing import GRACE
+from ..errors import DurableError
 from ..store.link import Link
 from ..store.records import Due, Fence
 from .message import ignores_result, queue_of, send
@@ -174,10 +176,9 @@ class Sweeper:
         delay = max(0, (due.wake_at or 0) - due.now)
         if delay and not self._runtime.etas.take(delay):
             return due.fence, delay, False
-        grace = GRACE * min(2**due.sends, _LONGEST_GRACE)
-        if 0 < due.sends < _BACKLOG_LOOKS and self._is_behind(due):
-            return due.fence, GRACE, True
         try:
+            if 0 < due.sends < _BACKLOG_LOOKS and self._is_behind(due):
+                return due.fence, GRACE, True
             send(
                 self._app,
                 due.task,
@@ -189,11 +190,11 @@ class Sweeper:
                 delay=delay,
                 producer=producer,
             )
-        except (TypeError, ValueError, KeyError) as error:
+        except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
             # This run's message can't be made: it must not keep the others from being sent.
             logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
             return due.fence, GRACE * _LONGEST_GRACE, True
-        return due.fence, delay + grace, True
+        return due.fence, delay + GRACE * min(2**due.sends, _LONGEST_GRACE), True
 
     def _is_behind(self, due: Due) -> bool:
         """Whether the run's queue still has messages: then its own is probably among them, not lost."""
