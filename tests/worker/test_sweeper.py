@@ -25,10 +25,10 @@ def task(app: Celery) -> Any:
     return ship
 
 
-def tick(desk: Desk) -> None:
+def tick(desk: Desk) -> int:
     sweeper = Sweeper(desk.app)
     with desk.store.link() as link:
-        sweeper.tick(link)
+        return sweeper.tick(link)
 
 
 def make_due(desk: Desk, run_id: str) -> None:
