@@ -127,27 +127,33 @@ class Signature:
     ) -> tuple[list[Any], dict[str, Any]]:
         if not self.typed or self._signature is None:
             return list(args), dict(kwargs)
-        positions, rest = self._positions()
+        positions, rest, others = self._positions()
         converted = []
         for index, value in enumerate(args):
             name = positions[index] if index < len(positions) else rest
             converted.append(self._one(name, value, what, convert))
-        keywords = {name: self._one(name, value, what, convert) for name, value in kwargs.items()}
+        keywords = {
+            name: self._one(name if name in self._signature.parameters else others, value, what, convert)
+            for name, value in kwargs.items()
+        }
         return converted, keywords
 
     def _one(self, name: str | None, value: Any, what: str, convert: Callable[[Boundary, Any, str], Any]) -> Any:
         boundary = self._parameters.get(name) if name is not None else None
         return value if boundary is None else convert(boundary, value, f"{what}, argument {name!r},")
 
-    def _positions(self) -> tuple[list[str], str | None]:
+    def _positions(self) -> tuple[list[str], str | None, str | None]:
+        """The positional parameters, and those that take what is over: ``*rest`` and ``**others``."""
         assert self._signature is not None
-        names, rest = [], None
+        names, rest, others = [], None, None
         for parameter in self._signature.parameters.values():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 names.append(parameter.name)
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 rest = parameter.name
-        return names[1:] if self._bound else names, rest
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                others = parameter.name
+        return names[1:] if self._bound else names, rest, others
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:

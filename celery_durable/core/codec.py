@@ -40,13 +40,15 @@ def encode(value: Any, what: str = "the value") -> str:
         return json.dumps(_pack(value, "", 0), separators=(",", ":"))
     except _Unstorable as error:
         raise NotSerializable(_explain(what, error)) from None
+    except ValueError as error:  # Python refuses to write a number of thousands of digits
+        raise NotSerializable(f"{what} can't be stored: {error}. Hand it over as a string.") from None
 
 
 def decode(text: str) -> Any:
     """The value that :func:`encode` was given, in types of this file only."""
     try:
         return _unpack(json.loads(text))
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DurableError(f"a stored value can't be decoded ({error}): {text[:80]!r}") from error
 
 

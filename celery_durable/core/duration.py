@@ -82,11 +82,12 @@ def moment(when: Moment) -> int:
         raise TypeError(
             f"{when!r} is no point in time: use an aware datetime, ISO 8601 with an offset, or seconds since the epoch"
         )
-    if not math.isfinite(when) or abs(when) * SECOND > 253_402_300_799 * SECOND:
+    if not _YEAR_1 <= when < _YEAR_10000:  # false for nan, too
         raise ValueError(f"{when!r} is no point in time: seconds since the epoch are expected")
     return round(when * SECOND)
 
 
+_YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from ..errors import DurableError
+from .codec import TAG
 
 __all__ = ["MAX_ID", "check_run_id", "check_step_id", "fingerprint", "numbered"]
 
@@ -34,8 +36,22 @@ def numbered(name: str, occurrence: int) -> str:
 def fingerprint(encoded: str) -> str:
     """A short digest of an encoded input, to notice that it is another one. Equal mappings have one digest."""
     if encoded.count('":') > 1:
-        encoded = json.dumps(json.loads(encoded), sort_keys=True)
+        encoded = json.dumps(_canonical(json.loads(encoded)), sort_keys=True)
     return hashlib.blake2b(encoded.encode(), digest_size=12).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """The value with the pairs of encoded mappings in one order."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get(TAG) == "dict":
+        return {
+            TAG: "dict",
+            "v": sorted(([_canonical(key), _canonical(item)] for key, item in value["v"]), key=json.dumps),
+        }
+    return {key: _canonical(item) for key, item in value.items()}
 
 
 def check_run_id(run_id: object) -> str:

@@ -57,11 +57,13 @@ def next_delay(policy: Retry, attempt: int, error: BaseException, luck: float) -
         return micros(error.delay)
     if not isinstance(error, policy.on) or isinstance(error, policy.never):
         return None
-    ceiling = micros(policy.max_delay)
+    first, ceiling = micros(policy.delay), micros(policy.max_delay)
+    if not first:
+        return 0
     # A large exponent overflows a float long before it matters: the ceiling is reached by then.
     exponent = min(attempt - 1, 1_000)
     try:
-        wanted = micros(policy.delay) * float(policy.backoff) ** exponent
+        wanted = first * float(policy.backoff) ** exponent
     except OverflowError:
         wanted = float(ceiling)
     delay = min(wanted, float(ceiling))
