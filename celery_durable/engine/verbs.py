@@ -7,9 +7,7 @@ import random
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Concatenate, TypeVar, overload
-
-from typing_extensions import ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
