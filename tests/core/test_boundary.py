@@ -220,7 +220,6 @@ def test_arguments_of_a_class_and_its_instance_as_the_result() -> None:
     assert signature_of(Address).result.annotation is Address
 
 
-@pytest.mark.xfail(reason="the self of __call__ takes the first argument's place")
 def test_arguments_of_a_callable_object() -> None:
     assert crossed(Bank(), "2026-01-01") == ([date(2026, 1, 1)], {})
 

