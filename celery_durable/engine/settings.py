@@ -50,7 +50,7 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         auto_migrate=reader.take("auto_migrate", url.startswith("sqlite"), _flag),
         lease=reader.take("lease", "30s", _positive),
         sweep_interval=reader.take("sweep_interval", "1s", _positive),
-        eta_horizon=reader.take("eta_horizon", "10s", micros),
+        eta_horizon=min(reader.take("eta_horizon", "10s", micros), _half_visibility(get)),
         step_retry=reader.take("step_retry", Retry(), _retry),
         max_payload=reader.take("max_payload", "1MB", _size),
         max_steps=reader.take("max_steps", 10_000, _count),
@@ -60,6 +60,12 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         max_recoveries=reader.take("max_recoveries", 10, _count),
         never_retry=never_retry,
     )
+
+
+def _half_visibility(get: Callable[[str, Any], Any]) -> int:
+    """Half of the time after which a broker gives a message that a worker holds to another one."""
+    options = get("broker_transport_options", None) or {}
+    return micros(options.get("visibility_timeout") or "1h") // 2
 
 
 class _Reader:

@@ -111,8 +111,9 @@ def explain(error: DBAPIError, engine: Engine) -> Exception:
     message = str(error.orig).lower()
     if isinstance(error, (OperationalError, ProgrammingError)) and any(sign in message for sign in _MISSING):
         where = engine.url.render_as_string(hide_password=True)
+        said = str(error.orig).partition("\n")[0]
         return ConfigurationError(
-            f"the database {where} lacks the durable tables, or has old ones ({error.orig}). Make them with:  "
+            f"the database {where} lacks the durable tables, or has old ones ({said}). Make them with:  "
             "celery -A proj durable migrate  (or Durable(app).migrate() in a script)"
         )
     return error

@@ -33,11 +33,13 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        # Before the pool forks: a wrong setting stops the worker here, with its message.
         stop_handing_out(False)
-        runtime = runtime_of(worker.app)
-        _wait_for_schema(runtime)
-        _warn_of_short_chords(worker.app)
+        try:
+            _wait_for_schema(runtime_of(worker.app))
+        except ConfigurationError as error:
+            # Before the pool forks and a message is taken: a worker that can't do its work does not start.
+            raise SystemExit(f"\ncelery_durable: this worker does not start: {error}\n") from error
+        _tell_of_short_chords(worker.app)
         self._sweeper = Sweeper(worker.app)
 
     def start(self, worker: Any) -> None:
@@ -72,7 +74,7 @@ def _wait_for_schema(runtime: Runtime) -> None:
             time.sleep(2)
 
 
-def _warn_of_short_chords(app: Any) -> None:
+def _tell_of_short_chords(app: Any) -> None:
     """A chord's counter in Redis is dropped after a while, and its parked members then never end it."""
     backend = str(app.conf.result_backend or "")
     if backend.startswith(("redis", "rediss", "sentinel")) and app.conf.get("result_chord_expires", None) is None:

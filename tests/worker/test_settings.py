@@ -40,6 +40,13 @@ def test_durations_are_written_as_everywhere() -> None:
     assert settings_of(durable_lease="1m30s").lease == 90 * SECOND
 
 
+def test_the_horizon_stays_below_half_the_visibility_timeout() -> None:
+    short = {"visibility_timeout": 8}
+    assert settings_of(broker_transport_options=short).eta_horizon == 4 * SECOND
+    assert settings_of(broker_transport_options=short, durable_eta_horizon="2s").eta_horizon == 2 * SECOND
+    assert settings_of(durable_eta_horizon="2h").eta_horizon == 1800 * SECOND
+
+
 def test_a_namespace_such_as_django_has_is_read() -> None:
     app = Celery("django", set_as_current=False)
     app.config_from_object({"CELERY_DURABLE_LEASE": "7s"}, namespace="CELERY")
