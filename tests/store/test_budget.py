@@ -44,10 +44,12 @@ class Counter:
                 commits += 1
             elif word == "ROLLBACK":
                 open_transaction = False
+            elif word == "WITHIN":
+                statements += 1
             else:
                 statements += 1
-                writes = word in ("INSERT", "UPDATE", "DELETE") or (word == "WITH" and "UPDATE" in statement)
-                commits += (writes or "INSERT" in statement.split()) and not open_transaction
+                writes = word in ("INSERT", "UPDATE", "DELETE", "WITH")
+                commits += writes and not open_transaction
         return statements, commits
 
 

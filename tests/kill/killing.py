@@ -1,0 +1,172 @@
+"""Killing a process, or taking its run away, right before and right after each of its commits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from celery_durable.engine.executor import Ended, Gone
+from celery_durable.model import FINISHED
+from celery_durable.store.records import Claim, Fence
+from celery_durable.store.store import Store
+from tests.engine.driving import Driver
+
+__all__ = ["Commits", "complete", "die", "drive", "in_child", "recover"]
+
+KILLED = 9
+
+Moment = Callable[[], object]
+
+
+def _nothing() -> None: ...
+
+
+def die() -> None:
+    """As SIGKILL does it: nothing is flushed, closed or told."""
+    os._exit(KILLED)
+
+
+class Commits:
+    """Counts the commits of an engine, and does something right before or after one of them.
+
+    A statement that writes is a commit by itself where the connection is in autocommit mode; otherwise the
+    COMMIT is. ``entries`` counts, as commits do, where each of these writes begins and holds no lock yet.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.commits = 0
+        self.entries = 0
+        self.before: dict[int, Moment] = {}
+        self.after: dict[int, Moment] = {}
+        self.on_entry: dict[int, Moment] = {}
+        self.counting = True
+        self._engine = engine
+        self._open: set[int] = set()
+        self._commit: Any = engine.dialect.do_commit
+
+    def __enter__(self) -> Commits:
+        event.listen(self._engine, "before_cursor_execute", self._before)
+        event.listen(self._engine, "after_cursor_execute", self._after)
+        self._engine.dialect.do_commit = self._do_commit  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        event.remove(self._engine, "before_cursor_execute", self._before)
+        event.remove(self._engine, "after_cursor_execute", self._after)
+        del self._engine.dialect.do_commit
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
+
+    def _before(self, connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if not self.counting:
+            return
+        key, word = id(connection.connection.dbapi_connection), statement.split()[0].upper()
+        if key not in self._open:
+            managed = connection.get_execution_options().get("isolation_level", "AUTOCOMMIT") != "AUTOCOMMIT"
+            begins = managed or word in ("BEGIN", "START")
+            if begins or _writes(word):
+                self._enter()
+            if begins:
+                self._open.add(key)
+            elif _writes(word):
+                self._before_commit()
+        elif word == "COMMIT":
+            self._before_commit()
+
+    def _after(self, connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if not self.counting:
+            return
+        key, word = id(connection.connection.dbapi_connection), statement.split()[0].upper()
+        if word in ("COMMIT", "ROLLBACK"):
+            self._open.discard(key)
+        if word == "COMMIT" or (_writes(word) and key not in self._open):
+            self._after_commit()
+
+    def _do_commit(self, dbapi_connection: Any) -> None:
+        if not self.counting:
+            self._commit(dbapi_connection)
+            return
+        self._before_commit()
+        self._commit(dbapi_connection)
+        self._open.clear()
+        self._after_commit()
+
+    def _enter(self) -> None:
+        self.entries += 1
+        self.on_entry.get(self.entries, _nothing)()
+
+    def _before_commit(self) -> None:
+        self.commits += 1
+        self.before.get(self.commits, _nothing)()
+
+    def _after_commit(self) -> None:
+        self.after.get(self.commits, _nothing)()
+
+
+def _writes(word: str) -> bool:
+    return word in ("INSERT", "UPDATE", "DELETE", "WITH")
+
+
+# -- Runs
+
+
+def drive(driver: Driver, run_id: str, commits: Commits | None = None, most: int = 60) -> str:
+    """Passes until the run ends, letting time pass between them; the run's status, or who stopped it."""
+    for _ in range(most):
+        with commits.pausing() if commits else contextlib.nullcontext():
+            status = driver.run(run_id)["status"]
+            if status == "suspended":
+                driver.let_time_pass(run_id)
+        if status in FINISHED or status == "paused":
+            return str(status)
+        ended = _pass(driver, run_id)
+        if ended is None or isinstance(ended, Gone):
+            return "gone"
+    raise AssertionError(f"run {run_id} did not end in {most} passes")
+
+
+def _pass(driver: Driver, run_id: str) -> Ended | None:
+    with driver.store.link() as link:
+        claim = driver.store.claim(link, run_id, worker=driver.worker, lease=driver.settings.lease)
+        return driver.execute(link, claim) if isinstance(claim, Claim) else None
+
+
+def recover(store: Store, run_id: str) -> bool:
+    """What the sweeper does about a run whose worker has died."""
+    with store.link() as link:
+        found = store.get(link, run_id)
+        assert found is not None
+        return found[0]["status"] == "running" and store.recover(link, Fence(run_id, found[0]["token"]))
+
+
+def complete(driver: Driver, run_id: str) -> str:
+    """Take the run over, and bring it to its end."""
+    recover(driver.store, run_id)
+    return drive(driver, run_id)
+
+
+def in_child(work: Callable[[], object]) -> bool:
+    """Do it in a forked process; whether that was killed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, KILLED), f"the child failed with {code}"
+    return code == KILLED

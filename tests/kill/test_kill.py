@@ -1,0 +1,199 @@
+"""Every shape of the corpus is killed right before and right after each of its commits, on each database.
+
+However and wherever a worker dies, the run goes on from its last recorded step, and ends as if nothing had
+happened: with the same result and the same record, what it wrote in transactions there once, and only the step
+that was under way done again. The same holds where the worker is not dead but slow: its run is taken over in the
+moment before it writes, and what it does then has no effect.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from celery_durable import Retry
+from celery_durable.core.faults import summary
+from celery_durable.store.store import Store
+from tests.engine.driving import Driver
+
+from .corpus import CORPUS, Notes, Shape
+from .killing import Commits, complete, die, drive, in_child
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One store for all shapes, each run with an id of its own."""
+    folder: Path = tmp_path_factory.mktemp("kill")
+    if request.param == "sqlite":
+        yield from _opened(f"sqlite:///{folder / 'durable.db'}", folder)
+        return
+    services = request.getfixturevalue("services")
+    with getattr(services, request.param).fresh() as url:
+        yield from _opened(url, folder)
+
+
+def _opened(url: str, folder: Path) -> Iterator[Store]:
+    store = Store(url)
+    store.migrate()
+    with store.engine.connect() as connection:
+        connection.execute(text("CREATE TABLE effects (run_id VARCHAR(64), name VARCHAR(64))"))
+    Notes.folder = folder / "notes"
+    Notes.folder.mkdir()
+    yield store
+    store.engine.dispose()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended and what it left behind."""
+
+    status: str
+    result: str | None
+    error: tuple[str, str] | None
+    steps: dict[str, dict[str, Any]]
+    rows: Counter[str]
+    notes: Counter[str]
+
+
+_numbers = itertools.count()
+COMPARED = ("position", "kind", "function", "status", "input", "input_hash", "result", "attempts", "heartbeat")
+
+
+def ending(driver: Driver, run_id: str) -> Ending:
+    run, steps = driver.run(run_id), driver.steps(run_id)
+    with driver.store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT name FROM effects WHERE run_id = :run_id"), {"run_id": run_id})
+        return Ending(
+            run["status"],
+            run["result"],
+            _said(run["error"]),
+            {
+                name: {column: row[column] for column in COMPARED} | {"error": _said(row["error"], run_id)}
+                for name, row in steps.items()
+            },
+            Counter(rows.scalars()),
+            Notes.of(run_id),
+        )
+
+
+def _said(error: str | None, run_id: str = "") -> Any:
+    """An error without its traceback, which tells where the process was, and without the run's id."""
+    if error is None:
+        return None
+    info = summary(error)
+    notes = tuple(note.replace(run_id, "RUN") for note in info["notes"])
+    return (info["type"], info["message"], notes if run_id else ())
+
+
+class Case:
+    """One shape on one database, and what it does when nobody disturbs it."""
+
+    def __init__(self, shape: Shape, store: Store) -> None:
+        self.shape = shape
+        self.driver = Driver(store, shape.body, step_retry=Retry(max_attempts=2, delay="1h"))
+        self.expected_id = self._started(f"undisturbed-{next(_numbers)}")
+        with Commits(store.engine) as commits:
+            drive(self.driver, self.expected_id, commits)
+        self.commits, self.entries = commits.commits, commits.entries
+        self.expected = ending(self.driver, self.expected_id)
+
+    def _started(self, name: str) -> str:
+        run_id = f"{self.shape.name}-{name}"
+        self.driver.start(run_id)
+        return run_id
+
+    def killed(self, when: str, count: int) -> None:
+        run_id = self._started(f"{when}-{count}")
+
+        def work() -> None:
+            with Commits(self.driver.store.engine) as commits:
+                getattr(commits, when)[count] = die
+                drive(self.driver, run_id, commits)
+
+        assert in_child(work), f"there is no commit {count}"
+        complete(self.driver, run_id)
+        self.check(run_id)
+
+    def taken_over(self, count: int, rival: Driver) -> None:
+        run_id = self._started(f"taken-{count}")
+        with Commits(self.driver.store.engine) as commits:
+            # In a context of its own: the rival is another worker, which is not inside the step of this one.
+            commits.on_entry[count] = lambda: contextvars.Context().run(complete, rival, run_id)
+            status = drive(self.driver, run_id, commits)
+        assert status == "gone" or count == self.entries
+        self.check(run_id)
+
+    def check(self, run_id: str) -> None:
+        found, expected, shape = ending(self.driver, run_id), self.expected, self.shape
+        interrupted = {
+            name for name, row in found.steps.items() if row["error"] and "StepInterrupted" in row["error"][0]
+        }
+        assert interrupted <= shape.once
+        assert found.status == expected.status
+        assert found.error == expected.error
+        if not interrupted:
+            assert found.result == expected.result
+        assert self._comparable(found, interrupted) == self._comparable(expected, interrupted)
+        assert list(found.steps) == list(expected.steps)  # each once, in the same order
+        for name in (found.rows | expected.rows).keys() - interrupted:
+            assert found.rows[name] == expected.rows[name] == 1, f"{name} took effect {found.rows[name]} times"
+        for name in found.notes | expected.notes:
+            least = 0 if name in interrupted else 1
+            most = 1 if name in shape.once else 2
+            assert least <= found.notes[name] <= most, f"{name} was done {found.notes[name]} times"
+        for name in interrupted & set(found.rows):
+            assert found.rows[name] <= 1
+
+    def _comparable(self, end: Ending, left_out: set[str]) -> dict[str, dict[str, Any]]:
+        free = {"input", "input_hash", "result"}
+        return {
+            name: {column: value for column, value in row.items() if name not in self.shape.free or column not in free}
+            for name, row in end.steps.items()
+            if name not in left_out
+        }
+
+
+@pytest.mark.parametrize("shape", CORPUS, ids=lambda shape: shape.name)
+def test_a_worker_that_dies(store: Store, shape: Shape) -> None:
+    case = Case(shape, store)
+    assert case.commits >= 4
+    for count in range(1, case.commits + 1):
+        for when in ("before", "after"):
+            case.killed(when, count)
+
+
+@pytest.mark.parametrize("shape", CORPUS, ids=lambda shape: shape.name)
+def test_a_worker_that_is_slow(store: Store, shape: Shape) -> None:
+    case = Case(Shape(shape.body, shape.free, shape.once), store)
+    other = Store(store.engine.url.render_as_string(hide_password=False))
+    try:
+        rival = Driver(other, shape.body, step_retry=case.driver.step_retry)
+        rival.worker = "rival/2"
+        for count in range(1, case.entries + 1):
+            case.taken_over(count, rival)
+    finally:
+        other.engine.dispose()
+
+
+def test_the_corpus_is_killed_often_enough(store: Store) -> None:
+    """The hooks see every commit: a run of two plain steps and a sleep has its six."""
+    from celery_durable import step
+
+    def body() -> None:
+        step.run("a", int)
+        step.run("b", int)
+        step.sleep("nap", "1h")
+
+    driver = Driver(store, body)
+    driver.start("counted")
+    with Commits(store.engine) as commits:
+        assert drive(driver, "counted", commits) == "completed"
+    assert commits.commits == commits.entries == 6  # claim, a, b, suspend; claim, finish
