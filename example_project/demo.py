@@ -144,10 +144,8 @@ def follow(journal: Journal, workers: Workers, app: Any, run_ids: list[str]) -> 
             if not killed and (entry["order"], entry["what"]) == (VICTIM, "ship"):
                 workers.kill(entry["worker"])
                 killed = True
-                print(
-                    f"\n  *** {entry['worker']} is killed (SIGKILL) while it ships {VICTIM}: the charge is recorded, the shipping is not ***"
-                )
-                print("  *** what it had recorded stays; in 2 seconds its lease ends and another goes on ***\n")
+                print(f"\n  *** {entry['worker']} is killed (SIGKILL) while it ships {VICTIM} ***")
+                print("  *** the charge is recorded; in 2 seconds the lease ends and another worker goes on ***\n")
         workers.check()
     for entry in journal.news():
         print_entry(entry)
