@@ -69,6 +69,13 @@ def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
     finally:
         current_pass.reset(marker)
     try:
+        return _end(run, value, error, result)
+    finally:
+        run.let_go()
+
+
+def _end(run: Pass, value: Any, error: BaseException | None, result: Boundary) -> Ended:
+    try:
         if run.unwinding is not None:
             return _left(run, run.unwinding, error)
         if error is not None:

@@ -308,6 +308,15 @@ class Pass:
         self.unwinding = unwind
         raise unwind
 
+    def let_go(self) -> None:
+        """Break the circle of this pass, the errors it raised, and their tracebacks, which hold the pass:
+        without this its history stays in memory until Python's rare full collection."""
+        if self.unwinding is not None:
+            self.unwinding.__traceback__ = None
+        self.unwinding = None
+        self._raised.clear()
+        self.history.clear()
+
     def lose(self) -> None:
         """The fence stopped a write."""
         logger.warning("run %s: another worker has taken it over, this pass stops without an effect", self.run_id)

@@ -187,8 +187,12 @@ def _note_delivered(request: Any, runtime: Runtime) -> None:
     runtime.keeper.delivered(request.id)
 
 
-def on_task_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
+def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
     """Celery has stored the result and fired the callbacks: from now on a duplicate is dropped."""
+    if isinstance(retval, (RunParked, Dropped)):
+        # Celery's frame and this error hold each other, and with them a copy of all code positions of the
+        # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
+        retval.__traceback__ = None
     request: Any = getattr(task, "request", None)
     if getattr(request, "durable_ended", False) and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
         _note_delivered(request, runtime_of(task.app))
