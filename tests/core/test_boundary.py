@@ -76,9 +76,9 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
     [
         (Charge, Charge(id="c1", amount=Decimal("10.10"), currency=Currency.USD)),
         (Invoice, Invoice(charges=[Charge(id="a", amount=Decimal(1))], paid={3, 1}, when=NOON, parts={KEY: (1, 2)})),
-        (Aliased, Aliased(userId="u1", givenAt=date(2026, 1, 1))),
-        (ByName, ByName(user_id="u1")),
-        (list[Aliased], [Aliased(userId="u1", givenAt=date(2026, 1, 1))]),
+        (Aliased, Aliased.model_validate({"userId": "u1", "givenAt": date(2026, 1, 1)})),
+        (ByName, ByName.model_validate({"user_id": "u1"})),
+        (list[Aliased], [Aliased.model_validate({"userId": "u1", "givenAt": date(2026, 1, 1)})]),
         (Address, Address("Road", 1, frozenset({"a", "b"}))),
         (Person, Person("P", (Address("Road", 1), Address("Lane", 2)))),
         (Currency, Currency.USD),
@@ -138,6 +138,42 @@ def test_a_value_that_does_not_fit(annotation: Any, value: Any, problem: str) ->
         assert problem in str(caught.value)
 
 
+class Cat(BaseModel):
+    name: str
+
+
+class Dog(BaseModel):
+    name: str
+
+
+class Kitten(Cat):
+    age: int = 0
+
+
+class Secretive(BaseModel):
+    name: str
+    secret: str = Field(exclude=True)
+
+
+@pytest.mark.xfail(reason="a type that its plain form does not tell is not noticed when it is written")
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Cat | Dog, Dog(name="d")),
+        (list[Cat], [Kitten(name="k", age=1)]),
+        (Secretive, Secretive(name="s", secret="x")),
+    ],
+    ids=["union", "subclass", "excluded field"],
+)
+def test_a_value_that_would_come_back_as_another_is_kept_or_refused(annotation: Any, value: Any) -> None:
+    boundary = Boundary(annotation)
+    try:
+        text = boundary.write(value, "the result")
+    except NotSerializable:
+        return
+    assert boundary.read(text, "the result") == value
+
+
 class Opaque:
     pass
 
@@ -195,7 +231,6 @@ def test_plain_arguments_become_what_the_annotations_say() -> None:
     assert (args, kwargs) == (["u1", Decimal("1.50")], {"when": date(2026, 1, 1)})
 
 
-@pytest.mark.xfail(reason="the annotation of **rest is not applied to keywords that it takes")
 def test_keywords_that_double_star_takes_are_typed() -> None:
     _, kwargs = crossed(charge, "u1", Decimal(1), first=Currency.USD)
     assert kwargs == {"first": Currency.USD}

@@ -138,17 +138,13 @@ def test_whatever_is_encoded_is_decoded_as_what_it_was(value: Any) -> None:
     assert encode(decode(text)) == text or "set" in text
 
 
-_names = st.text().filter(lambda name: name != "$")
-
-
-@given(st.dictionaries(_names, st.integers() | st.dictionaries(_names, st.text())))
+@given(st.dictionaries(_keys, st.integers() | st.dictionaries(st.text(), st.text())))
 @settings(deadline=None)
-def test_equal_mappings_have_one_fingerprint(value: dict[str, Any]) -> None:
+def test_equal_mappings_have_one_fingerprint(value: dict[Any, Any]) -> None:
     backwards = dict(reversed(list(value.items())))
     assert fingerprint(encode(backwards)) == fingerprint(encode(value))
 
 
-@pytest.mark.xfail(reason="the pairs of a mapping with other keys than strings are hashed in their order")
 @pytest.mark.parametrize("value", [{1: "a", 2: "b"}, {"$": 1, "a": 2}])
 def test_equal_mappings_of_any_keys_have_one_fingerprint(value: dict[Any, Any]) -> None:
     backwards = dict(reversed(list(value.items())))
@@ -156,8 +152,8 @@ def test_equal_mappings_of_any_keys_have_one_fingerprint(value: dict[Any, Any]) 
 
 
 def test_a_set_has_one_form() -> None:
-    words = [f"word-{index}" for index in range(50)]
-    assert encode(set(words)) == encode(set(reversed(words)))
+    up, down = set(range(0, 1_000, 7)), set(range(994, -1, -7))
+    assert encode({str(number) for number in up}) == encode({str(number) for number in down})
 
 
 @pytest.mark.parametrize(
@@ -209,6 +205,20 @@ def test_what_carries_code_or_state_is_refused(value: object) -> None:
         encode(value)
 
 
+class Proxy:
+    """As a framework's proxies are outside of a request."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("working outside of request context")
+
+
+@pytest.mark.xfail(reason="isinstance() raises what the proxy does")
+def test_a_proxy_of_nothing_is_refused() -> None:
+    with pytest.raises(NotSerializable):
+        encode([Proxy()])
+
+
 def test_a_coroutine_is_explained() -> None:
     async def fetch() -> None: ...
 
@@ -235,16 +245,10 @@ def test_what_is_just_deep_enough_comes_back(wrap: Any) -> None:
         encode(wrap(wrap(value)))
 
 
-@pytest.mark.xfail(reason="a plain ValueError of json.dumps, which names no step")
-def test_a_number_of_thousands_of_digits_is_refused_or_kept() -> None:
-    """Python itself refuses to print or read one of more than 4300 digits."""
-    for number in (10**4_000, 10**5_000):
-        try:
-            text = encode({"n": number}, "the input")
-        except NotSerializable as error:
-            assert "the input" in str(error)
-        else:
-            assert decode(text) == {"n": number}
+def test_a_number_that_python_does_not_print_is_refused() -> None:
+    assert decode(encode(10**4_000)) == 10**4_000
+    with pytest.raises(NotSerializable, match="the input"):
+        encode({"n": 10**5_000}, "the input")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_a_number_of_thousands_of_digits_is_refused_or_kept() -> None:
         '{"$":["a"],"v":1}',
         '{"$":"decimal","v":"x"}',
         '{"$":"set","v":[[]]}',
-        pytest.param('{"$":"uuid","v":1}', marks=pytest.mark.xfail(reason="AttributeError of uuid.UUID")),
+        '{"$":"uuid","v":1}',
         '{"$":"timedelta","v":[1,2,3,4,5,6,7,8]}',
         '{"$":"dict","v":[1]}',
         "[" * 100_000,

@@ -38,8 +38,10 @@ def test_durations(duration: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "duration",
-    ["", "   ", "soon", "30", "30 parsecs", "1h-30m", "h", "-1s", "1h and 3m", -1, -0.5, timedelta(seconds=-1)]
-    + [float("nan"), float("inf"), 101 * YEAR, "101000w", "9" * 400 + "w", timedelta.max],
+    [
+        *("", "   ", "soon", "30", "30 parsecs", "1h-30m", "h", "-1s", "1h and 3m", "101000w", "9" * 400 + "w"),
+        *(-1, -0.5, float("nan"), float("inf"), 101 * YEAR, timedelta(seconds=-1), timedelta.max),
+    ],
 )
 def test_values_that_are_no_duration(duration: object) -> None:
     with pytest.raises(ValueError) as caught:
@@ -84,8 +86,8 @@ def test_a_moment_without_an_offset_is_refused(when: object) -> None:
         float("nan"),
         float("inf"),
         1e18,
-        pytest.param(10**400, marks=pytest.mark.xfail(reason="OverflowError of math.isfinite"), id="10**400"),
-        pytest.param(-1e11, marks=pytest.mark.xfail(reason="accepted, though before the year 1"), id="-1e11"),
+        10**400,
+        -1e11,
     ],
 )
 def test_values_that_are_no_moment(when: object) -> None:

@@ -126,9 +126,7 @@ def test_a_record_without_an_input_fits_every_input(strict: bool) -> None:
     strict=st.booleans(),
     at_most_once=st.booleans(),
 )
-def test_what_always_holds(
-    record: Record | None, kind: str, given_hash: str, strict: bool, at_most_once: bool
-) -> None:
+def test_what_always_holds(record: Record | None, kind: str, given_hash: str, strict: bool, at_most_once: bool) -> None:
     ask = Ask("s", kind, given_hash, strict, at_most_once)
     decision = decide(record, ask, NOW)
     assert decision == decide(record, ask, NOW)

@@ -141,7 +141,7 @@ def transaction_retried() -> Any:
         insert(session, "never")
         raise NonRetryable("rolled back")
 
-    found = [step.options(retry=LATER).transaction("parked", unsure, "parked")]
+    found: list[Any] = [step.options(retry=LATER).transaction("parked", unsure, "parked")]
     found.append(step.options(retry=AT_ONCE).transaction("at-once", unsure, "at-once"))
     try:
         step.transaction("never", never)
@@ -208,7 +208,7 @@ def fetch(name: str) -> str:
 @step(retry=LATER)
 def combine(*names: str) -> str:
     Notes.write("combine")
-    return "+".join(fetch.__wrapped__(name) for name in names)  # type: ignore[attr-defined]
+    return "+".join(fetch.__wrapped__(name) for name in names)
 
 
 def gather(names: list[str]) -> list[str]:
@@ -284,7 +284,7 @@ class Client:
         self.chat = self
 
     def post(self, message: str) -> str:
-        return work(f"post-{message}", message)  # type: ignore[no-any-return]
+        return work(f"post-{message}", message)
 
 
 @shape()

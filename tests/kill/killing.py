@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 from celery_durable.engine.executor import Ended, Gone
 from celery_durable.model import FINISHED
@@ -16,7 +17,7 @@ from celery_durable.store.records import Claim, Fence
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
-__all__ = ["Commits", "complete", "die", "drive", "in_child", "recover"]
+__all__ = ["Commits", "complete", "die", "drive", "in_child", "lose", "recover"]
 
 KILLED = 9
 
@@ -31,6 +32,11 @@ def die() -> None:
     os._exit(KILLED)
 
 
+def lose() -> None:
+    """The connection breaks, and nobody knows whether the statement was done."""
+    raise OperationalError("(the statement)", None, OSError("server closed the connection unexpectedly"))
+
+
 class Commits:
     """Counts the commits of an engine, and does something right before or after one of them.
 
@@ -41,6 +47,8 @@ class Commits:
     def __init__(self, engine: Engine) -> None:
         self.commits = 0
         self.entries = 0
+        self.of_users: set[int] = set()
+        """The commits of step.transaction."""
         self.before: dict[int, Moment] = {}
         self.after: dict[int, Moment] = {}
         self.on_entry: dict[int, Moment] = {}
@@ -82,13 +90,14 @@ class Commits:
             elif _writes(word):
                 self._before_commit()
         elif word == "COMMIT":
+            self._open.discard(key)
             self._before_commit()
 
     def _after(self, connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
         if not self.counting:
             return
         key, word = id(connection.connection.dbapi_connection), statement.split()[0].upper()
-        if word in ("COMMIT", "ROLLBACK"):
+        if word == "ROLLBACK":
             self._open.discard(key)
         if word == "COMMIT" or (_writes(word) and key not in self._open):
             self._after_commit()
@@ -97,6 +106,7 @@ class Commits:
         if not self.counting:
             self._commit(dbapi_connection)
             return
+        self.of_users.add(self.commits + 1)
         self._before_commit()
         self._commit(dbapi_connection)
         self._open.clear()

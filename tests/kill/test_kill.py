@@ -25,7 +25,7 @@ from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
 from .corpus import CORPUS, Notes, Shape
-from .killing import Commits, complete, die, drive, in_child
+from .killing import Commits, complete, die, drive, in_child, lose
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
@@ -102,7 +102,7 @@ class Case:
         self.expected_id = self._started(f"undisturbed-{next(_numbers)}")
         with Commits(store.engine) as commits:
             drive(self.driver, self.expected_id, commits)
-        self.commits, self.entries = commits.commits, commits.entries
+        self.commits, self.entries, self.of_users = commits.commits, commits.entries, commits.of_users
         self.expected = ending(self.driver, self.expected_id)
 
     def _started(self, name: str) -> str:
@@ -128,7 +128,16 @@ class Case:
             # In a context of its own: the rival is another worker, which is not inside the step of this one.
             commits.on_entry[count] = lambda: contextvars.Context().run(complete, rival, run_id)
             status = drive(self.driver, run_id, commits)
-        assert status == "gone" or count == self.entries
+        assert status == "gone"
+        self.check(run_id)
+
+    def unanswered(self, when: str, count: int) -> None:
+        run_id = self._started(f"unanswered-{when}-{count}")
+        with Commits(self.driver.store.engine) as commits:
+            getattr(commits, when)[count] = lose
+            status = drive(self.driver, run_id, commits)
+        assert status == self.expected.status
+        assert Notes.of(run_id) == self.expected.notes  # nothing had to be done again
         self.check(run_id)
 
     def check(self, run_id: str) -> None:
@@ -181,6 +190,16 @@ def test_a_worker_that_is_slow(store: Store, shape: Shape) -> None:
             case.taken_over(count, rival)
     finally:
         other.engine.dispose()
+
+
+@pytest.mark.parametrize("shape", CORPUS, ids=lambda shape: shape.name)
+def test_a_database_that_does_not_answer(store: Store, shape: Shape) -> None:
+    """A connection breaks before or after a commit. The worker does the write once more, on a new one."""
+    case = Case(shape, store)
+    for count in range(1, case.commits + 1):
+        case.unanswered("after", count)
+        if count not in case.of_users:  # which is a failed attempt: the function's own work is lost with it
+            case.unanswered("before", count)
 
 
 def test_the_corpus_is_killed_often_enough(store: Store) -> None:

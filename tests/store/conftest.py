@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import make_url
 
 from celery_durable.store.link import Link
 from celery_durable.store.store import Store
@@ -21,3 +22,19 @@ def store(database_url: str) -> Iterator[Store]:
 def link(store: Store) -> Iterator[Link]:
     with store.link() as opened:
         yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "postgresql serializable", "mysql", "mysql read committed"])
+def racing(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A store, also where the server's transactions are isolated in another way than by default."""
+    name, _, isolation = request.param.partition(" ")
+    url = make_url(request.getfixturevalue(f"{name}_url"))
+    if isolation and name == "postgresql":
+        options = url.query.get("options", "")
+        url = url.update_query_dict({"options": f"{options} -cdefault_transaction_isolation={isolation}"})
+    elif isolation:
+        url = url.update_query_dict({"init_command": f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation.upper()}"})
+    opened = Store(url.render_as_string(hide_password=False))
+    opened.migrate()
+    yield opened
+    opened.engine.dispose()

@@ -17,7 +17,7 @@ STALE = -1
 
 
 def new_run(run_id: str = "r1", **values: Any) -> NewRun:
-    given = {"task": "t", "arguments": "[[1],{}]", "input_hash": "h1", "message": '{"queue":"q"}'}
+    given: dict[str, Any] = {"task": "t", "arguments": "[[1],{}]", "input_hash": "h1", "message": '{"queue":"q"}'}
     return NewRun(run_id, **given | values)
 
 
@@ -38,7 +38,14 @@ def lease_of(claim: Claim) -> int:
 
 
 def a_step(step_id: str = "s", **values: Any) -> StepWrite:
-    given = {"position": 0, "kind": "run", "status": "completed", "result": "1", "input_hash": "i", "attempts": 1}
+    given: dict[str, Any] = {
+        "position": 0,
+        "kind": "run",
+        "status": "completed",
+        "result": "1",
+        "input_hash": "i",
+        "attempts": 1,
+    }
     return StepWrite(step_id, **given | values)
 
 

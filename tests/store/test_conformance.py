@@ -77,7 +77,7 @@ def test_starts_at_the_same_time_make_one_run(store: Store) -> None:
     assert sorted(results) == [False] * 5 + [True]
 
 
-@pytest.mark.parametrize("text", ["Grüße 🚀", "it's \"quoted\" \\ %s :name ?", "x" * 200_000])
+@pytest.mark.parametrize("text", ["Grüße 🚀", 'it\'s "quoted" \\ %s :name ?', "x" * 200_000])
 def test_texts_are_kept_as_they_are(store: Store, link: Link, text: str) -> None:
     import json
 
@@ -343,8 +343,9 @@ RACING = [write for write in WRITES if write not in ("set aside", "recover")]
 
 @pytest.mark.parametrize("write", RACING)
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "rolled back"])
-def test_a_write_waits_for_the_outcome_of_a_hand_off(store: Store, link: Link, write: str, committed: bool) -> None:
+def test_a_write_waits_for_the_outcome_of_a_hand_off(racing: Store, write: str, committed: bool) -> None:
     """While another transaction has rotated the token, the holder's write must wait for how that ends."""
+    store, link = racing, racing.link()
     claim = prepared(store, link)
     before = step_rows(store, link)
     result: list[bool] = []
@@ -371,15 +372,15 @@ def test_a_write_waits_for_the_outcome_of_a_hand_off(store: Store, link: Link, w
         assert "new" in step_rows(store, link)
 
 
-@pytest.mark.parametrize("write", RACING)
-def test_a_hand_off_waits_for_a_write_in_an_open_transaction(store: Store, link: Link, write: str) -> None:
+def test_a_hand_off_waits_for_a_write_in_an_open_transaction(racing: Store) -> None:
     """The other way round: who rotates the token waits for a holder that has fenced and not committed."""
+    store, link = racing, racing.link()
     claim = prepared(store, link)
     link.release()
     done = threading.Event()
 
     def hand_off() -> None:
-        with_link(store, lambda own: store.recover(own, claim.fence))
+        assert with_link(store, lambda own: store.recover(own, claim.fence))
         done.set()
 
     with transaction(store) as connection:
@@ -391,29 +392,28 @@ def test_a_hand_off_waits_for_a_write_in_an_open_transaction(store: Store, link:
     thread.join(20)
     assert done.is_set()
     assert "new" in step_rows(store, link)
-    assert WRITES[write](store, link, claim.fence, lease_of(claim)) is False
+    assert store.record(link, claim.fence, a_step("late"), lease_of(claim)) is False
+    link.release()
 
 
-@pytest.mark.parametrize("isolation", ["READ COMMITTED"])
-def test_a_condition_without_a_lock_is_no_fence(postgresql_url: str, isolation: str) -> None:
+@pytest.mark.parametrize("racing", ["postgresql", "mysql read committed"], indirect=True)
+def test_a_condition_without_a_lock_is_no_fence(racing: Store) -> None:
     """Why the fence is as it is: without a lock, the token that is about to be rotated still counts."""
-    store = Store(postgresql_url)
-    store.migrate()
     naive = (
         "INSERT INTO durable_step (run_id, id, position, kind, status, input_hash, attempts) "
         "SELECT id, 'naive', 0, 'run', 'completed', '', 1 FROM durable_run WHERE id = 'r1' AND token = %s "
         "AND status = 'running'"
     )
-    with store.link() as link:
-        claim = taken(store, link)
-        with store.engine.connect() as other, store.engine.connect() as holder:
-            other.exec_driver_sql(store.dialect.begin)
-            rotate(store, other)
-            assert holder.exec_driver_sql(naive, (claim.fence.token,)).rowcount == 1  # did not wait
-            other.exec_driver_sql("COMMIT")
-        assert run_row(store, link)["token"] == STALE
-        assert "naive" in step_rows(store, link)  # a stale holder has written
-    store.engine.dispose()
+    link = racing.link()
+    claim = taken(racing, link)
+    with racing.engine.connect() as other, racing.engine.connect() as holder:
+        other.exec_driver_sql(racing.dialect.begin)
+        rotate(racing, other)
+        assert holder.exec_driver_sql(naive, (claim.fence.token,)).rowcount == 1  # did not wait
+        other.exec_driver_sql("COMMIT")
+    assert run_row(racing, link)["token"] == STALE
+    assert "naive" in step_rows(racing, link)  # a stale holder has written
+    link.release()
 
 
 # -- Hand-offs
@@ -457,9 +457,7 @@ def test_what_fails_while_the_run_is_locked_parks_nothing(store: Store, link: Li
         raise RuntimeError("no result backend")
 
     with pytest.raises(RuntimeError):
-        store.suspend(
-            link, claim.fence, step=a_step("nap"), wake_at=None, due_at=None, waiting_on="x", on_locked=fail
-        )
+        store.suspend(link, claim.fence, step=a_step("nap"), wake_at=None, due_at=None, waiting_on="x", on_locked=fail)
     assert everything(store, link) == before
     assert store.record(link, claim.fence, a_step("goes on"), lease_of(claim))
 
@@ -494,7 +492,7 @@ def test_pause_says_why(store: Store, link: Link) -> None:
 @pytest.mark.parametrize(
     ("status", "values"), [("completed", {"result": "42"}), ("failed", {"error": "E"})], ids=["completed", "failed"]
 )
-def test_finish_leaves_time_to_deliver(store: Store, link: Link, status: str, values: dict[str, str]) -> None:
+def test_finish_leaves_time_to_deliver(store: Store, link: Link, status: str, values: dict[str, Any]) -> None:
     claim = taken(store, link)
     assert store.finish(link, claim.fence, status=status, now=claim.now, lease=LEASE, **values)
     row = run_row(store, link)
@@ -626,6 +624,15 @@ def test_set_aside(store: Store, link: Link) -> None:
     row = run_row(store, link)
     assert (row["status"], row["waiting_on"], row["due_at"], row["wake_at"]) == ("paused", "codec: no key", None, None)
     assert row["token"] != due.fence.token
+
+
+@pytest.mark.xfail(reason="a finished run whose input can't be read becomes paused, and would be executed again")
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_what_has_finished_is_not_set_aside(store: Store, link: Link, status: str) -> None:
+    claim = taken(store, link)
+    store.finish(link, claim.fence, status=status, now=claim.now, lease=LEASE, result="1")
+    assert store.set_aside(link, claim.fence, "codec: no key") is False
+    assert run_row(store, link)["status"] == status
 
 
 def test_reconsider_lets_runs_go_on_that_waited_for_code(store: Store, link: Link) -> None:

@@ -98,7 +98,7 @@ def test_the_known_versions_are_the_scripts() -> None:
     scripts = [script.revision for script in directory.walk_revisions()]
     assert list(reversed(scripts)) == list(schema.KNOWN)
     assert directory.get_current_head() == schema.HEAD
-    files = [path for path in (MIGRATIONS / "versions").glob("[0-9]*.py")]
+    files = list((MIGRATIONS / "versions").glob("[0-9]*.py"))
     assert len(files) == len(schema.KNOWN)
 
 
