@@ -46,7 +46,9 @@ class Boundary:
         if self._adapter is None:
             return value
         fitting = self._fit(value, what)
-        return self._adapter.dump_python(fitting, round_trip=True, warnings=False)
+        plain = self._adapter.dump_python(fitting, round_trip=True, warnings=False)
+        self._fit(plain, f"{what}, once stored,")  # a field that is left out would be missed at every replay
+        return plain
 
     def read(self, text: str, what: str) -> Any:
         """The value of a text that :meth:`write` made."""

@@ -40,8 +40,10 @@ def encode(value: Any, what: str = "the value") -> str:
         return json.dumps(_pack(value, "", 0), separators=(",", ":"))
     except _Unstorable as error:
         raise NotSerializable(_explain(what, error)) from None
-    except ValueError as error:  # Python refuses to write a number of thousands of digits
-        raise NotSerializable(f"{what} can't be stored: {error}. Hand it over as a string.") from None
+    except Exception as error:  # a proxy of nothing; a number of more digits than Python writes
+        raise NotSerializable(
+            f"{what} can't be stored: looking at it raised {type(error).__name__}: {error}. Hand over plain data."
+        ) from error
 
 
 def decode(text: str) -> Any:

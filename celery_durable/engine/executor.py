@@ -124,7 +124,7 @@ def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
 def _retry(run: Pass, retry: RunRetry) -> Ended:
     """Celery's retry of the whole run: finished steps are kept, the failed step starts over."""
     error = retry.error
-    text = write_error(error) if error is not None else None
+    text = run.error_record(error) if error is not None else None
     after = f", after {type(error).__name__}: {error}" if error is not None else ""
     run.unwinding = None
     try:
@@ -149,7 +149,7 @@ def _fail(run: Pass, error: BaseException) -> Ended:
         status="failed",
         now=run.now(),
         lease=run.settings.lease,
-        error=write_error(error),
+        error=run.error_record(error),
         patience=run.patience,
     )
     return Failed(error) if kept else Gone("another worker has taken the run over")
@@ -158,7 +158,7 @@ def _fail(run: Pass, error: BaseException) -> Ended:
 def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
     try:
         text = run.measured(result.write(value, f"the result of run {run.run_id}"), "the result")
-    except DurableError as error:
+    except Exception as error:  # a serializer of the user's raised, say
         return _fail(run, error)
     kept = run.store.finish(
         run.link,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -98,6 +97,7 @@ class Pass:
         self._position = max((record.position for record in self.history.values()), default=-1) + 1
         self._raised: dict[int, tuple[str, BaseException]] = {}
         self._warned: set[str] = set()
+        self._once: set[str] = set()
 
     # ------------------------------------------------------------------- time
 
@@ -156,6 +156,13 @@ class Pass:
         """What this step comes to; parks or stops the pass where it can't go on."""
         ask = Ask(step_id, kind, fingerprint(given), self.settings.strict_inputs, at_most_once)
         record = self.history.get(step_id)
+        if at_most_once:
+            self._once.add(step_id)
+        if record is None and self._position >= self.settings.max_steps:
+            raise TooManySteps(
+                f"run {self.run_id} has recorded {self._position} steps, which is durable_max_steps, and asks for "
+                f"{step_id!r}. Start over with step.continue_as_new, or split the work into child runs."
+            )
         decision = decide(record, ask, self.now())
         if isinstance(decision, Mismatch):
             self._mismatch(decision)
@@ -205,11 +212,6 @@ class Pass:
 
     def write(self, step: StepWrite) -> None:
         """Record a step's row, or find out that the run is not ours any more."""
-        if not step.known and self._position > self.settings.max_steps:
-            raise TooManySteps(
-                f"run {self.run_id} has recorded {self.settings.max_steps} steps, which is durable_max_steps, and asks "
-                f"for {step.id!r}. Start over with step.continue_as_new, or split the work into child runs."
-            )
         try:
             kept = self.store.record(self.link, self.fence, step, self.lease_until(), self.patience)
         except (DBAPIError, ConfigurationError) as error:
@@ -245,11 +247,15 @@ class Pass:
     def describe_error(self, error: BaseException, step: StepWrite) -> str:
         """The record of a step's error, with the note that tells where it comes from."""
         attempts = f" after {step.attempts} attempts" if step.attempts > 1 else ""
-        record = write_error(error, note=f"celery_durable: step {step.id!r} of run {self.run_id} failed{attempts}")
+        return self.error_record(error, f"celery_durable: step {step.id!r} of run {self.run_id} failed{attempts}")
+
+    def error_record(self, error: BaseException, note: str | None = None) -> str:
+        """The record of an error, shortened where it is larger than a stored value may be."""
+        record = write_error(error, note)
         if len(record) <= self.settings.max_payload:
             return record
-        name = type(error).__qualname__
-        return write_error(StepFailed(f"{name}: {str(error)[:1000]}... (the error was too large to store)"), note=None)
+        short = f"{type(error).__qualname__}: {str(error)[:1000]}... (the error was too large to store)"
+        return write_error(StepFailed(short), note)
 
     def new_step(self, step_id: str, kind: str, given: str, **values: Any) -> StepWrite:
         """A row for a step that has none, or the one that it has, to be changed."""
@@ -282,24 +288,20 @@ class Pass:
         return error
 
     def blamed_steps(self, error: BaseException | None) -> list[str]:
-        """The failed steps that an error leaving the body comes from."""
+        """The failed steps that an error leaving the body comes from, less those that run at most once."""
         found, seen = [], set()
         while error is not None and id(error) not in seen:
             seen.add(id(error))
             if id(error) in self._raised:
                 found.append(self._raised[id(error)][0])
             error = error.__cause__ or error.__context__
-        return found
+        return [step_id for step_id in found if step_id not in self._once]
 
-    def beat(self, step: StepWrite) -> Callable[[Any], None]:
-        """What ``heartbeat(detail)`` of this step does."""
-
-        def beat(detail: Any) -> None:
-            text = self.measured(encode(detail, f"the heartbeat of step {step.id!r}"), "a heartbeat")
-            known = step.id in self.history
-            self.write(StepWrite(**vars(step) | {"status": "started", "heartbeat": text, "known": known}))
-
-        return beat
+    def write_heartbeat(self, step: StepWrite, detail: Any) -> None:
+        """Record how far a step has come."""
+        text = self.measured(encode(detail, f"the heartbeat of step {step.id!r}"), "a heartbeat")
+        known = step.id in self.history
+        self.write(StepWrite(**vars(step) | {"status": "started", "heartbeat": text, "known": known}))
 
     # ----------------------------------------------------------------- leaving
 

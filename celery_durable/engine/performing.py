@@ -78,7 +78,9 @@ def _replayed(run: Pass, step_id: str, boundary: Boundary) -> Any:
 def _attempt(run: Pass, work: Work, step: StepWrite, args: list[Any], kwargs: dict[str, Any]) -> bool:
     """Try once and record what came of it. ``False``: try again, at once."""
     what = f"step {step.id!r}"
-    beat = run.beat(step)
+    # Where a transaction keeps all other writers out, a heartbeat would wait for the one it is called in.
+    silent = work.kind == "transaction" and run.store.dialect.one_writer
+    beat = None if silent else lambda detail: run.write_heartbeat(step, detail)
     context = StepContext(run.run_id, step.id, step.attempts, run.read(step.heartbeat), beat)
     timeout = None if work.options.timeout is None else micros(work.options.timeout)
     marker = current_step.set(context)
@@ -88,8 +90,10 @@ def _attempt(run: Pass, work: Work, step: StepWrite, args: list[Any], kwargs: di
         value = call(lambda: work.fn(*args, **kwargs), timeout, what)
         result = _encoded(run, work, value, what)
     except Exception as error:
+        context.close()
         return _failed(run, work, _current(run, step), error)
     finally:
+        context.close()
         current_step.reset(marker)
     run.settle(_current(run, step), result=result)
     return True
@@ -163,9 +167,10 @@ def _in_transaction(
     fenced = True
     try:
         with engine.connect() as connection, connection.begin() as transaction:
-            with Session(bind=connection) as session:
+            # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
+            with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
                 value = call(lambda: work.fn(session, *args, **kwargs), timeout, what)
-                session.flush()
+                session.commit()
                 result = _encoded(run, work, value, what)
             settled = StepWrite(**vars(_current(run, step)) | {"result": result, "finished_at": run.now()})
             fenced = run.store.record_within(connection, run.fence, settled, run.lease_until())

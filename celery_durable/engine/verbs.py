@@ -29,8 +29,7 @@ def _pass_of(verb: str) -> Pass:
         place = caller()
         raise NotInDurableTask(
             f"{verb} was called in {place.code.co_name}() ({place.code.co_filename}, line {place.line}), which is not "
-            "being executed as a durable task. Declare the task with base=DurableTask and call it with .delay(): "
-            "add base=DurableTask and call it with .delay() or .apply_async()."
+            "being executed as a durable task: add base=DurableTask and call it with .delay() or .apply_async()."
         )
     run.enter(verb)
     return run

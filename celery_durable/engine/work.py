@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,16 +59,17 @@ class Work:
 class StepContext:
     """What a step's function can learn about itself: ``step.current()``."""
 
-    __slots__ = ("_beat", "attempt", "last_heartbeat", "run_id", "step_id")
+    __slots__ = ("_beat", "_lock", "attempt", "last_heartbeat", "run_id", "step_id")
 
     def __init__(
-        self, run_id: str, step_id: str, attempt: int, last_heartbeat: Any, beat: Callable[[Any], None]
+        self, run_id: str, step_id: str, attempt: int, last_heartbeat: Any, beat: Callable[[Any], None] | None
     ) -> None:
         self.run_id = run_id
         self.step_id = step_id
         self.attempt = attempt
         self.last_heartbeat = last_heartbeat
         self._beat = beat
+        self._lock = threading.Lock()
 
     @property
     def idempotency_key(self) -> str:
@@ -76,4 +78,11 @@ class StepContext:
 
     def heartbeat(self, detail: Any = None) -> None:
         """Record how far the step has come. The next attempt finds it in ``last_heartbeat``."""
-        self._beat(detail)
+        with self._lock:
+            if self._beat is not None:
+                self._beat(detail)
+
+    def close(self) -> None:
+        """The attempt is over: a function that was given up and goes on in its thread is not heard any more."""
+        with self._lock:
+            self._beat = None

@@ -34,6 +34,8 @@ class Dialect:
     writes_in_cte: bool
     """An UPDATE can stand in a WITH: a fenced write, lease and all, is one statement."""
     transaction_isolation: str
+    one_writer: bool = False
+    """A writing transaction keeps all other writers out until it ends."""
 
     def now(self) -> ColumnElement[int]:
         """The database's clock: it alone decides what is due and whose lease has ended."""
@@ -47,6 +49,7 @@ SQLITE = Dialect(
     update_returning=True,
     writes_in_cte=False,
     transaction_isolation="SERIALIZABLE",
+    one_writer=True,
 )
 POSTGRESQL = Dialect(
     name="postgresql",

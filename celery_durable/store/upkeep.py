@@ -15,6 +15,8 @@ from .records import Due, Fence
 
 __all__ = ["Upkeep"]
 
+_LATER = 3_600_000_000
+
 
 class Upkeep(StoreBase):
     """Everything that is not done by the holder of a run."""
@@ -74,7 +76,9 @@ class Upkeep(StoreBase):
                 try:
                     given |= read([row.id])
                 except ConfigurationError as error:
-                    self.set_aside(link, Fence(row.id, row.token), f"codec: {error}")
+                    fence = Fence(row.id, row.token)
+                    if not self.set_aside(link, fence, f"codec: {error}"):  # finished: its result waits for the key
+                        self.mark_sent(link, [(fence, _LATER, True)])
             return given
 
     def mark_sent(self, link: Link, marks: Iterable[tuple[Fence, int, bool]]) -> None:

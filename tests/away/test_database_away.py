@@ -177,7 +177,7 @@ def test_a_start_that_can_not_be_recorded_is_an_error_and_sends_nothing(postgres
     away.proxy.cut()
     with pytest.raises(DBAPIError) as raised:
         nothing.apply_async(task_id="run")
-    assert "so nothing was sent" in getattr(raised.value, "__notes__")[0]
+    assert "so nothing was sent" in raised.value.__notes__[0]
     away.proxy.restore()
     nothing.apply_async(task_id="run")
     with away.store.link() as link:

@@ -298,7 +298,6 @@ def test_a_worker_that_dies_inside_at_most_once(started: Started) -> None:
     assert driver.steps()["pay"]["status"] == "failed"
 
 
-@pytest.mark.xfail(reason="a retry of the run resets every failed step, at_most_once or not")
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_retry_of_the_run_does_not_run_it_a_second_time(started: Started, dies: bool) -> None:
     calls: list[int] = []
@@ -370,7 +369,6 @@ def test_a_step_that_takes_too_long_in_another_thread(started: Started) -> None:
     assert isinstance(ended.error, StepTimeout)
 
 
-@pytest.mark.xfail(reason="the late heartbeat stops the pass, as if the run were another worker's")
 def test_a_heartbeat_of_a_function_that_was_given_up_has_no_effect(postgresql_url: str) -> None:
     given_up, beaten = threading.Event(), threading.Event()
 
@@ -595,7 +593,6 @@ def test_a_commit_of_the_users_own_is_caught(started: Started) -> None:
 
 
 @pytest.mark.usefixtures("table")
-@pytest.mark.xfail(reason="the outer transaction is rolled back, and SQLAlchemy refuses to go on: InvalidRequestError")
 def test_a_rollback_of_the_users_own(started: Started) -> None:
     """How an INSERT of what may be there already is written."""
 
@@ -613,8 +610,6 @@ def test_a_rollback_of_the_users_own(started: Started) -> None:
 
 def test_a_heartbeat_inside_a_transaction(database_url: str) -> None:
     store = Store(database_url)
-    if store.dialect.name == "sqlite":
-        pytest.skip("it waits a minute for the lock that its own transaction holds, and then gives the run up")
     store.migrate()
 
     def long(session: Any) -> str:
@@ -624,5 +619,6 @@ def test_a_heartbeat_inside_a_transaction(database_url: str) -> None:
     driver = Driver(store, lambda: step.transaction("a", long))
     driver.start()
     assert driver.value() == "done"
-    assert driver.steps()["a"]["heartbeat"] == "1"
+    # On SQLite it would wait for the very transaction it is called in, and is left out.
+    assert driver.steps()["a"]["heartbeat"] == (None if store.dialect.one_writer else "1")
     store.engine.dispose()

@@ -161,14 +161,12 @@ class Broken(BaseModel):
         raise RuntimeError("the user's own serializer")
 
 
-@pytest.mark.xfail(reason="what is no DurableError goes through execute, and the run stays as it is: running")
 def test_a_result_that_fails_to_be_written_fails_the_run(started: Started) -> None:
     driver = started(lambda: Broken(value=1), result=Broken)
     assert isinstance(driver.one_pass(), Failed)
     assert driver.run()["status"] == "failed"
 
 
-@pytest.mark.xfail(reason="only the errors of steps are shortened")
 def test_an_error_of_the_run_that_is_too_large_is_shortened(started: Started) -> None:
     def body() -> None:
         raise ValueError("x" * 100_000)

@@ -626,7 +626,6 @@ def test_set_aside(store: Store, link: Link) -> None:
     assert row["token"] != due.fence.token
 
 
-@pytest.mark.xfail(reason="a finished run whose input can't be read becomes paused, and would be executed again")
 @pytest.mark.parametrize("status", ["completed", "failed"])
 def test_what_has_finished_is_not_set_aside(store: Store, link: Link, status: str) -> None:
     claim = taken(store, link)

@@ -132,7 +132,11 @@ class UpkeepStatements(StatementGroup):
         )
         self.set_aside: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"))
+            .where(
+                run.c.id == bindparam("at_id"),
+                run.c.token == bindparam("at_token"),
+                run.c.status.not_in(("completed", "failed", "cancelled")),
+            )
             .values(
                 status="paused", token=bindparam("token"), due_at=None, wake_at=None, waiting_on=bindparam("waiting_on")
             )
