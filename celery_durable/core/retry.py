@@ -14,7 +14,7 @@ __all__ = ["Retry", "next_delay"]
 class Retry:
     """How often a step is tried, and how long the run is parked between two attempts.
 
-    The n-th delay is ``delay * backoff ** (n - 1)``, and does not grow above ``max_delay``; with ``jitter`` it
+    The n-th delay is ``delay * backoff ** (n - 1)``, never above ``max_delay``; with ``jitter`` it
     is a random part between half of that and all of it. Only errors that are an ``on`` and no
     ``never`` are tried again.
     """
@@ -57,8 +57,7 @@ def next_delay(policy: Retry, attempt: int, error: BaseException, luck: float) -
         return micros(error.delay)
     if not isinstance(error, policy.on) or isinstance(error, policy.never):
         return None
-    first = micros(policy.delay)
-    ceiling = max(first, micros(policy.max_delay))
+    first, ceiling = micros(policy.delay), micros(policy.max_delay)
     if not first:
         return 0
     # A large exponent overflows a float long before it matters: the ceiling is reached by then.

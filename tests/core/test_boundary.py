@@ -291,5 +291,5 @@ def test_a_decorated_function_keeps_its_annotations() -> None:
 
 
 def test_a_field_that_is_not_written_is_refused_at_once() -> None:
-    with pytest.raises(NotSerializable, match="once stored.*secret"):
+    with pytest.raises(NotSerializable, match=r"once stored.*secret"):
         Boundary(Secretive).write(Secretive(name="s", secret="x"), "the result")
