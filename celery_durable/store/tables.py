@@ -56,69 +56,84 @@ class Tables:
     def build(cls, prefix: str, sealer: Sealer | None = None) -> Tables:
         metadata = MetaData()
         payload: TypeEngine[str] = unbounded() if sealer is None else Sealed(unbounded(), sealer)
-        run = Table(
-            f"{prefix}run",
+        return cls(
             metadata,
-            Column("id", bounded(MAX_ID), primary_key=True),
-            Column("task", bounded(255), nullable=False),
-            Column("status", bounded(12), nullable=False),
-            Column("token", BigInteger, nullable=False),
-            Column("due_at", BigInteger),
-            Column("wake_at", BigInteger),
-            Column("waiting_on", bounded(500)),
-            Column("worker", bounded(255)),
-            Column("sends", Integer, nullable=False),
-            Column("passes", Integer, nullable=False),
-            Column("retries", Integer, nullable=False),
-            Column("recoveries", Integer, nullable=False),
-            Column("progress", Integer, nullable=False),
-            Column("input_hash", bounded(32), nullable=False),
-            Column("code_version", bounded(64)),
-            Column("created_at", BigInteger, nullable=False),
-            Column("started_at", BigInteger),
-            Column("finished_at", BigInteger),
-            Column("delivered_at", BigInteger),
-            Column("result", payload),
-            Column("error", payload),
+            _run(prefix, metadata, payload),
+            _input(prefix, metadata, payload),
+            _step(prefix, metadata, payload),
+            _lease(prefix, metadata),
         )
-        Index(
-            f"ix_{prefix}run_due",
-            run.c.due_at,
-            postgresql_where=run.c.due_at.is_not(None),
-            sqlite_where=run.c.due_at.is_not(None),
-        )
-        Index(f"ix_{prefix}run_status", run.c.status, run.c.created_at)
-        run_input = Table(
-            f"{prefix}input",
-            metadata,
-            Column("run_id", bounded(MAX_ID), primary_key=True),
-            Column("arguments", payload, nullable=False),
-            Column("message", payload, nullable=False),
-        )
-        step = Table(
-            f"{prefix}step",
-            metadata,
-            Column("run_id", bounded(MAX_ID), primary_key=True),
-            Column("id", bounded(MAX_ID), primary_key=True),
-            Column("position", Integer, nullable=False),
-            Column("kind", bounded(20), nullable=False),
-            Column("function", bounded(255)),
-            Column("status", bounded(12), nullable=False),
-            Column("input", payload),
-            Column("input_hash", bounded(32), nullable=False),
-            Column("result", payload),
-            Column("error", payload),
-            Column("attempts", Integer, nullable=False),
-            Column("wake_at", BigInteger),
-            Column("heartbeat", payload),
-            Column("started_at", BigInteger),
-            Column("finished_at", BigInteger),
-        )
-        lease = Table(
-            f"{prefix}lease",
-            metadata,
-            Column("name", bounded(100), primary_key=True),
-            Column("holder", bounded(255), nullable=False),
-            Column("until", BigInteger, nullable=False),
-        )
-        return cls(metadata, run, run_input, step, lease)
+
+
+def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    run = Table(
+        f"{prefix}run",
+        metadata,
+        Column("id", bounded(MAX_ID), primary_key=True),
+        Column("task", bounded(255), nullable=False),
+        Column("status", bounded(12), nullable=False),
+        Column("token", BigInteger, nullable=False),
+        Column("due_at", BigInteger),
+        Column("wake_at", BigInteger),
+        Column("waiting_on", bounded(500)),
+        Column("worker", bounded(255)),
+        Column("sends", Integer, nullable=False),
+        Column("passes", Integer, nullable=False),
+        Column("retries", Integer, nullable=False),
+        Column("recoveries", Integer, nullable=False),
+        Column("progress", Integer, nullable=False),
+        Column("input_hash", bounded(32), nullable=False),
+        Column("code_version", bounded(64)),
+        Column("created_at", BigInteger, nullable=False),
+        Column("started_at", BigInteger),
+        Column("finished_at", BigInteger),
+        Column("delivered_at", BigInteger),
+        Column("result", payload),
+        Column("error", payload),
+    )
+    due = run.c.due_at.is_not(None)
+    Index(f"ix_{prefix}run_due", run.c.due_at, postgresql_where=due, sqlite_where=due)
+    Index(f"ix_{prefix}run_status", run.c.status, run.c.created_at)
+    return run
+
+
+def _input(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    return Table(
+        f"{prefix}input",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("arguments", payload, nullable=False),
+        Column("message", payload, nullable=False),
+    )
+
+
+def _step(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    return Table(
+        f"{prefix}step",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("id", bounded(MAX_ID), primary_key=True),
+        Column("position", Integer, nullable=False),
+        Column("kind", bounded(20), nullable=False),
+        Column("function", bounded(255)),
+        Column("status", bounded(12), nullable=False),
+        Column("input", payload),
+        Column("input_hash", bounded(32), nullable=False),
+        Column("result", payload),
+        Column("error", payload),
+        Column("attempts", Integer, nullable=False),
+        Column("wake_at", BigInteger),
+        Column("heartbeat", payload),
+        Column("started_at", BigInteger),
+        Column("finished_at", BigInteger),
+    )
+
+
+def _lease(prefix: str, metadata: MetaData) -> Table:
+    return Table(
+        f"{prefix}lease",
+        metadata,
+        Column("name", bounded(100), primary_key=True),
+        Column("holder", bounded(255), nullable=False),
+        Column("until", BigInteger, nullable=False),
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Executable, Integer, bindparam, case, func, insert, literal, or_, select, update
 
+from ...core.replay import Record
 from ..dialects import Dialect
 from ..tables import Tables
 from .base import StatementGroup
@@ -13,18 +15,7 @@ from .base import StatementGroup
 __all__ = ["StartStatements"]
 
 RUN_AT_START = ("id", "task", "status", "token", "due_at", "wake_at", "waiting_on", "input_hash", "code_version")
-HISTORY_COLUMNS = (
-    "id",
-    "kind",
-    "status",
-    "position",
-    "input_hash",
-    "result",
-    "error",
-    "attempts",
-    "wake_at",
-    "heartbeat",
-)
+HISTORY_COLUMNS = tuple(field.name for field in fields(Record))
 
 
 class StartStatements(StatementGroup):
@@ -34,6 +25,8 @@ class StartStatements(StatementGroup):
         super().__init__(tables, dialect)
         self._start()
         self._claim()
+        self._deliver()
+        self._history()
 
     def _start(self) -> None:
         run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
@@ -73,7 +66,7 @@ class StartStatements(StatementGroup):
         )
 
     def _claim(self) -> None:
-        run, run_input, step, now = self._tables.run, self._tables.input, self._tables.step, self._dialect.now()
+        run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
         message = select(run_input.c.message).where(run_input.c.run_id == run.c.id).scalar_subquery()
         arguments = select(run_input.c.arguments).where(run_input.c.run_id == run.c.id).scalar_subquery()
         claimed = (
@@ -109,6 +102,9 @@ class StartStatements(StatementGroup):
         self.claimed: Executable = select(*claimed).where(
             run.c.id == bindparam("at_id"), run.c.token == bindparam("token")
         )
+
+    def _deliver(self) -> None:
+        run, now = self._tables.run, self._dialect.now()
         # A finished run is claimed once more when its result was not delivered and nobody is at it.
         self.claim_delivery: Executable = (
             update(run)
@@ -128,6 +124,9 @@ class StartStatements(StatementGroup):
         self.outcome: Executable = select(
             run.c.task, run.c.status, run.c.result, run.c.error, run.c.wake_at, run.c.token, now.label("now")
         ).where(run.c.id == bindparam("at_id"))
+
+    def _history(self) -> None:
+        step = self._tables.step
         self.history: Executable = (
             select(*(step.c[name] for name in HISTORY_COLUMNS))
             .where(step.c.run_id == bindparam("at_id"))

@@ -18,12 +18,15 @@ class UpkeepStatements(StatementGroup):
         super().__init__(tables, dialect)
         self.now: Executable = select(dialect.now())
         self._sweep()
+        self._recovery()
+        self._keeping()
         self._leases()
-        self._operations()
+        self._pausing()
+        self._from_outside()
         self._reading()
 
     def _sweep(self) -> None:
-        run, run_input, step, now = self._tables.run, self._tables.input, self._tables.step, self._dialect.now()
+        run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
         self.due: Executable = (
             select(
                 run.c.id,
@@ -51,6 +54,9 @@ class UpkeepStatements(StatementGroup):
             .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"))
             .values(due_at=now + bindparam("due_in", type_=run.c.due_at.type), sends=run.c.sends + bindparam("sent"))
         )
+
+    def _recovery(self) -> None:
+        run, step, now = self._tables.run, self._tables.step, self._dialect.now()
         self.recover: Executable = (
             update(run)
             .where(
@@ -81,6 +87,9 @@ class UpkeepStatements(StatementGroup):
         self.running_under: Executable = select(run.c.token).where(
             run.c.id == bindparam("at_id"), run.c.status == "running", run.c.worker == bindparam("at_worker")
         )
+
+    def _keeping(self) -> None:
+        run, now = self._tables.run, self._dialect.now()
         self.extend: Executable = (
             update(run)
             .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
@@ -112,8 +121,8 @@ class UpkeepStatements(StatementGroup):
             lease.c.name == bindparam("at_name"), lease.c.holder == bindparam("holder")
         )
 
-    def _operations(self) -> None:
-        run, step, now = self._tables.run, self._tables.step, self._dialect.now()
+    def _pausing(self) -> None:
+        run, now = self._tables.run, self._dialect.now()
         self.resume_paused: Executable = (
             update(run)
             .where(run.c.id == bindparam("at_id"), run.c.status == "paused")
@@ -152,6 +161,9 @@ class UpkeepStatements(StatementGroup):
                 waiting_on=bindparam("waiting_on"),
             )
         )
+
+    def _from_outside(self) -> None:
+        run, step, now = self._tables.run, self._tables.step, self._dialect.now()
         self.end_from_outside: Executable = (
             update(run)
             .where(
