@@ -13,12 +13,16 @@ from .errors import (
     ConfigurationError,
     DuplicateStep,
     DurableError,
+    EventConflict,
+    EventNotFound,
+    EventTimeout,
     HistoryMismatch,
     NonRetryable,
     NotInDurableTask,
     NotSerializable,
     PayloadTooLarge,
     RetryAfter,
+    RunCancelled,
     RunNotFound,
     StartConflict,
     StepFailed,
@@ -27,9 +31,13 @@ from .errors import (
     TooManySteps,
     WrongStatus,
 )
-from .model import Run, StepRecord
+from .model import Event, EventReceipt, EventRecord, Run, StepRecord
+from .worker.connecting import connect
 from .worker.durable import Durable
+from .worker.emitting import emit
+from .worker.schedules import on_schedule
 from .worker.task import DurableTask
+from .worker.triggers import on_event
 
 __all__ = [
     "ConfigurationError",
@@ -37,6 +45,12 @@ __all__ = [
     "Durable",
     "DurableError",
     "DurableTask",
+    "Event",
+    "EventConflict",
+    "EventNotFound",
+    "EventReceipt",
+    "EventRecord",
+    "EventTimeout",
     "HistoryMismatch",
     "NonRetryable",
     "NotInDurableTask",
@@ -45,6 +59,7 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "Run",
+    "RunCancelled",
     "RunNotFound",
     "StartConflict",
     "StepFailed",
@@ -53,6 +68,10 @@ __all__ = [
     "StepTimeout",
     "TooManySteps",
     "WrongStatus",
+    "connect",
+    "emit",
+    "on_event",
+    "on_schedule",
     "step",
 ]
 

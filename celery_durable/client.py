@@ -7,13 +7,16 @@ from typing import Any, cast
 from sqlalchemy import RowMapping
 
 from .core.codec import decode
-from .core.duration import as_datetime
+from .core.duration import Moment, as_datetime, moment
 from .core.faults import summary
-from .errors import RunNotFound, WrongStatus
-from .model import ErrorInfo, Run, RunStatus, StepRecord, StepStatus
+from .errors import EventNotFound, RunNotFound, WrongStatus
+from .model import FINISHED, ErrorInfo, EventRecord, Page, Run, RunStatus, StepRecord, StepStatus
+from .store.eventlog import LoggedEvent
 from .store.store import Store
 
 __all__ = ["Client"]
+
+_TAKERS_IN_PAGE = 100
 
 
 class Client:
@@ -40,9 +43,47 @@ class Client:
         with self._store.link() as link:
             resumed = self._store.resume_paused(link, run_id)
         run = self.get(run_id)
-        if not resumed and run.status in ("completed", "failed", "cancelled"):
+        if not resumed and run.status in FINISHED:
             raise WrongStatus(f"run {run_id!r} is {run.status}: only a paused run can be resumed")
         return run
+
+    def event(self, event_id: str) -> EventRecord:
+        """One event: what it holds, whom it woke, and what it started. Raises ``EventNotFound``."""
+        with self._store.link() as link:
+            found = self._store.logged_event(link, event_id)
+        if found is None:
+            raise EventNotFound(
+                f"there is no event {event_id!r} in {self._where()}: it was not emitted, its transaction was rolled "
+                "back, or it is older than durable_event_retention"
+            )
+        return _event(found)
+
+    def events(
+        self,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        since: Moment | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page[EventRecord]:
+        """The newest events, a page at a time; ``name`` may end in ``*``. Go on with ``after=page.next``."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
+            raise ValueError(f"limit={limit!r}: a whole number from 1 to 1000 is expected")
+        if after is not None and not after.isdecimal():
+            raise ValueError(f"after={after!r}: what page.next was is expected")
+        with self._store.link() as link:
+            found = self._store.logged_events(
+                link,
+                name=name,
+                key=key,
+                since=None if since is None else moment(since),
+                before_seq=None if after is None else int(after),
+                limit=limit + 1,
+                most=_TAKERS_IN_PAGE,
+            )
+        following = str(found[limit - 1].row["seq"]) if len(found) > limit else None
+        return Page((_event(logged) for logged in found[:limit]), following)
 
     def _where(self) -> str:
         return self._store.engine.url.render_as_string(hide_password=True)
@@ -90,6 +131,25 @@ def _step(row: RowMapping, now: int) -> StepRecord:
         wake_at=_time(row["wake_at"]),
         started_at=_time(row["started_at"]),
         finished_at=_time(row["wake_at"] if over else row["finished_at"]),
+    )
+
+
+def _event(logged: LoggedEvent) -> EventRecord:
+    row = logged.row
+    errors = _value(row["error"])
+    return EventRecord(
+        id=row["id"],
+        name=row["name"],
+        key=row["key"],
+        payload=_value(row["payload"]),
+        emitted_at=as_datetime(row["emitted_at"]),
+        emitted_by=row["emitted_by"],
+        dispatched_at=_time(row["dispatched_at"]),
+        woke=tuple(logged.woke),
+        started=tuple(logged.started),
+        woke_total=logged.woke_total,
+        started_total=logged.started_total,
+        error="; ".join(errors) if errors else None,
     )
 
 

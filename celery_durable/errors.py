@@ -10,12 +10,16 @@
     ├── StepFailed           a step's error whose own type can't be rebuilt
     ├── StepTimeout          one attempt of a step took longer than its timeout
     ├── StepInterrupted      the worker died inside an at_most_once step
+    ├── EventTimeout         no event came in time, and the wait says that this is an error
     ├── StartConflict        the id was started before, with other arguments
+    ├── EventConflict        the event's id was emitted before, with other content
     ├── RunNotFound          there is no such run
+    ├── EventNotFound        there is no such event
     ├── WrongStatus          the run's status does not allow the operation
     └── ConfigurationError   a setting, the schema or the wiring is wrong
 
     NonRetryable, RetryAfter   raised by the user's step to steer its retries
+    RunCancelled               a BaseException: the run is cancelled, at the point that the body has reached
 
 Each class has a stable ``code``; the page ``docs/errors.md`` has a section for each. All of them
 take one message, so that they survive pickling and the durable record unchanged.
@@ -29,12 +33,16 @@ __all__ = [
     "ConfigurationError",
     "DuplicateStep",
     "DurableError",
+    "EventConflict",
+    "EventNotFound",
+    "EventTimeout",
     "HistoryMismatch",
     "NonRetryable",
     "NotInDurableTask",
     "NotSerializable",
     "PayloadTooLarge",
     "RetryAfter",
+    "RunCancelled",
     "RunNotFound",
     "StartConflict",
     "StepFailed",
@@ -106,16 +114,34 @@ class StepInterrupted(DurableError):
     code = "step-interrupted"
 
 
+class EventTimeout(DurableError):
+    """No event came in time, and the wait has ``on_timeout="fail"``."""
+
+    code = "event-timeout"
+
+
 class StartConflict(DurableError):
     """A run of this id was started before, with other arguments or of another task."""
 
     code = "start-conflict"
 
 
+class EventConflict(DurableError):
+    """An event of this id was emitted before, with another name, key or payload."""
+
+    code = "event-conflict"
+
+
 class RunNotFound(DurableError):
     """There is no run of this id."""
 
     code = "run-not-found"
+
+
+class EventNotFound(DurableError):
+    """There is no event of this id (any more)."""
+
+    code = "event-not-found"
 
 
 class WrongStatus(DurableError):
@@ -128,6 +154,10 @@ class ConfigurationError(DurableError):
     """A setting, the database schema or the wiring is wrong."""
 
     code = "configuration"
+
+
+class RunCancelled(BaseException):
+    """The run is cancelled. Raised in the body, which may clean up, with steps too; it can't be overruled."""
 
 
 class NonRetryable(Exception):

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["FINISHED", "ErrorInfo", "Run", "RunStatus", "StepRecord", "StepStatus"]
+__all__ = [
+    "FINISHED",
+    "ErrorInfo",
+    "Event",
+    "EventReceipt",
+    "EventRecord",
+    "Page",
+    "Run",
+    "RunStatus",
+    "StepRecord",
+    "StepStatus",
+]
+
+T = TypeVar("T")
 
 RunStatus = Literal["pending", "running", "suspended", "paused", "completed", "failed", "cancelled"]
 StepStatus = Literal["started", "waiting", "completed", "failed"]
@@ -70,3 +84,52 @@ class Run(BaseModel):
     finished_at: datetime | None = None
     delivered_at: datetime | None = None
     steps: tuple[StepRecord, ...] = ()
+
+
+class Event(BaseModel):
+    """An event, as a body gets it from ``step.wait_for_event`` or as the argument of a run that it started."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    key: str | None = None
+    payload: Any = None
+    emitted_at: datetime
+
+
+class EventReceipt(BaseModel):
+    """What ``emit`` gives back."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    duplicate: bool = False
+    """This event had been emitted before under the same ``event_id``, and counts once."""
+
+
+class EventRecord(Event):
+    """An event in the log, with what it did."""
+
+    emitted_by: str | None = None
+    """The run whose ``step.emit`` it comes from."""
+    dispatched_at: datetime | None = None
+    woke: tuple[str, ...] = ()
+    """The runs whose wait took it, oldest first; in a page of many events at most the first 100 of each."""
+    started: tuple[str, ...] = ()
+    """The runs that it started, cut in the same way."""
+    woke_total: int = 0
+    started_total: int = 0
+    error: str | None = None
+    """Why a task that it triggers could not be started."""
+
+
+class Page(tuple[T, ...], Generic[T]):
+    """Some of a long list. ``next`` is what to hand over as ``after`` to go on, and ``None`` at the end."""
+
+    next: str | None
+
+    def __new__(cls, items: Iterable[T] = (), next: str | None = None) -> Page[T]:
+        page = super().__new__(cls, items)
+        page.next = next
+        return page

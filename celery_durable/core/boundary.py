@@ -23,7 +23,7 @@ from pydantic import (
 from ..errors import NotSerializable
 from .codec import decode, encode
 
-__all__ = ["Boundary", "Signature", "signature_of"]
+__all__ = ["Boundary", "Signature", "plain_form", "signature_of"]
 
 _PLAIN = (Any, object, inspect.Parameter.empty)
 
@@ -71,6 +71,14 @@ class Boundary:
             raise NotSerializable(
                 f"{what} does not fit its annotation {name}: {problems}. Change the annotation or what is handed over."
             ) from None
+
+
+def plain_form(value: Any, what: str) -> Any:
+    """A value that has no annotation, in plain types: a model or a dataclass is taken by its fields."""
+    kind = type(value)
+    if hasattr(kind, "model_dump") or hasattr(kind, "__dataclass_fields__"):
+        return Boundary(kind).plain(value, what)
+    return value
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,7 @@
 """Values as text and back.
 
 What is stored is JSON. The types that JSON lacks and that carry no code (times, decimals, UUIDs,
-bytes, tuples, sets, mappings with other keys than strings) are written as ``{"$": kind, "v": ...}``,
+bytes, tuples, sets, mappings with other keys than strings), and events, are written as ``{"$": kind, "v": ...}``,
 so that an unannotated value comes back as what it was. Nothing is ever pickled, and decoding can
 only build the types named in this file.
 """
@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import DurableError, NotSerializable
+from ..model import Event
 
 __all__ = ["decode", "encode"]
 
@@ -96,6 +97,8 @@ def _pack(value: Any, path: str, depth: int) -> Any:
         return {TAG: kind.__name__, "v": [json.loads(item) for item in items]}
     if isinstance(value, Enum):
         return _pack(value.value, path, depth)
+    if kind is Event:
+        return {TAG: "event", "v": _pack({name: getattr(value, name) for name in _OF_EVENT}, path, depth)}
     for base, name, write in _WRITERS:
         if isinstance(value, base):
             return {TAG: name, "v": write(value)}
@@ -124,6 +127,8 @@ def _unpack(value: Any) -> Any:
         return {key: _unpack(item) for key, item in value.items()}
     return value
 
+
+_OF_EVENT = tuple(Event.model_fields)
 
 # datetime before date: a datetime is a date.
 _WRITERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
@@ -157,4 +162,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "decimal": Decimal,
     "uuid": UUID,
     "bytes": base64.b64decode,
+    "event": lambda parts: Event(**_unpack(parts)),
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+from uuid import UUID
 
 from ..errors import DurableError
 from .codec import TAG
 
-__all__ = ["MAX_ID", "check_run_id", "check_step_id", "fingerprint", "numbered"]
+__all__ = ["MAX_ID", "check_run_id", "check_step_id", "derived_id", "fingerprint", "gate_of", "numbered"]
 
 MAX_ID = 255
 
@@ -62,3 +63,15 @@ def check_run_id(run_id: object) -> str:
             "characters that does not begin or end with a space"
         )
     return run_id
+
+
+def derived_id(*parts: str) -> str:
+    """An id that the same parts always lead to, in the form of a UUID."""
+    text = json.dumps(parts)
+    return str(UUID(bytes=hashlib.blake2b(text.encode(), digest_size=16).digest(), version=8))
+
+
+def gate_of(*parts: str) -> int:
+    """The number of the lock for a name, or for a name and key: 64 bits, as PostgreSQL's are."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

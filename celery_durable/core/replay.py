@@ -10,7 +10,7 @@ At each verb there is one question: given the run's history and what the body as
 * it is recorded                      -> **Replay** the answer (a value, or an error to raise)
 * nothing is recorded                 -> **Perform** it, record the outcome, go on
 * it is recorded as waiting, not due  -> **Park** the run: nothing of it stays in the worker
-* it is waiting, and due              -> a sleep is over; an attempt is made again
+* it is waiting, and due              -> a sleep is over; an attempt is made again; no event came in time
 * it began and was never heard of, and must not begin twice -> **Interrupted**
 * another kind of step was recorded   -> **Mismatch**: this code does not fit this run
 
@@ -122,6 +122,8 @@ def decide(record: Record | None, ask: Ask, now: int) -> Decision:
         if ask.at_most_once:
             return Interrupted(record)
         return Perform(max(record.attempts, 1), True, record.heartbeat, changed)
+    if record.wake_at is None and ask.kind == "wait":
+        return Park(None, record)
     if record.wake_at is not None and record.wake_at > now:
         return Park(record.wake_at, record)
     if ask.kind == "sleep":

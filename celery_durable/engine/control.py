@@ -17,6 +17,10 @@ class Unwind(BaseException):
 class Suspended(Unwind):
     """The run is parked: its state is recorded, and nothing of it stays here."""
 
+    def __init__(self, waiting_on: str, wake_at: int | None) -> None:
+        super().__init__(waiting_on)
+        self.wake_at = wake_at
+
 
 class LeaseLost(Unwind):
     """Another worker has the run now: nothing that happens here counts any more."""

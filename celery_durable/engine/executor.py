@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from ..core.boundary import Boundary
 from ..core.codec import decode
 from ..core.duration import describe
-from ..core.faults import read_error, write_error
-from ..errors import ConfigurationError, DurableError, HistoryMismatch
+from ..core.faults import read_error, summary, write_error
+from ..errors import ConfigurationError, DurableError, HistoryMismatch, RunCancelled
 from .control import DatabaseAway, LeaseLost, RunRetry, Suspended, Unwind
 from .passing import Pass, current_pass
 
-__all__ = ["Ended", "Failed", "Finished", "Gone", "Parked", "execute", "recorded_end"]
+__all__ = ["Cancelled", "Ended", "Failed", "Finished", "Gone", "Parked", "execute", "recorded_end"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -37,10 +37,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Cancelled:
+    """The run was cancelled, and the body was left."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Parked:
-    """The run is suspended or paused."""
+    """The run is suspended or paused. ``wake_at``: when it goes on if nothing comes before."""
 
     waiting_on: str
+    wake_at: int | None = field(default=None, compare=False)
     status: str = "suspended"
     retry: RunRetry | None = None
 
@@ -52,7 +60,7 @@ class Gone:
     why: str
 
 
-Ended = Finished | Failed | Parked | Gone
+Ended = Finished | Failed | Cancelled | Parked | Gone
 
 
 def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
@@ -64,7 +72,7 @@ def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
         value = body()
     except Unwind as unwind:
         run.unwinding = run.unwinding or unwind
-    except Exception as raised:
+    except (Exception, RunCancelled) as raised:
         error = raised
     finally:
         current_pass.reset(marker)
@@ -78,6 +86,8 @@ def _end(run: Pass, value: Any, error: BaseException | None, result: Boundary) -
     try:
         if run.unwinding is not None:
             return _left(run, run.unwinding, error)
+        if run.cancelled is not None or isinstance(error, RunCancelled):
+            return _cancel(run, run.cancelled or error, error)
         if error is not None:
             return _fail(run, error)
         return _finish(run, value, result)
@@ -96,7 +106,7 @@ def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> E
     if isinstance(unwinding, Suspended):
         if run.wake_up is not None:
             run.dispatcher.wake(run.wake_up)
-        return Parked(str(unwinding))
+        return Parked(str(unwinding), unwinding.wake_at)
     if isinstance(unwinding, HistoryMismatch):
         return _pause(run, unwinding)
     if isinstance(unwinding, RunRetry):
@@ -118,7 +128,7 @@ def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
     reason = f"code: {mismatch}"
     run.dispatcher.announce(reason, None)
     kept = run.store.pause(run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience)
-    return Parked(reason, "paused") if kept else Gone("another worker has taken the run over")
+    return Parked(reason, status="paused") if kept else Gone("another worker has taken the run over")
 
 
 def _retry(run: Pass, retry: RunRetry) -> Ended:
@@ -138,21 +148,34 @@ def _retry(run: Pass, retry: RunRetry) -> Ended:
     except Suspended as parked:
         if run.wake_up is not None:
             run.dispatcher.wake(run.wake_up)
-        return Parked(str(parked), retry=retry)
+        return Parked(str(parked), parked.wake_at, retry=retry)
     raise AssertionError("a retried run is parked")
 
 
+def _cancel(run: Pass, cancelled: BaseException | None, error: BaseException | None) -> Ended:
+    if error is not None and error is not cancelled:
+        logger.warning("run %s: cleaning up after it was cancelled raised an error: %r", run.run_id, error)
+    kept = _close(run, "cancelled", error=run.error_record(cancelled or RunCancelled()))
+    return Cancelled(str(cancelled)) if kept else Gone("another worker has taken the run over")
+
+
 def _fail(run: Pass, error: BaseException) -> Ended:
-    kept = run.store.finish(
+    kept = _close(run, "failed", error=run.error_record(error))
+    return Failed(error) if kept else Gone("another worker has taken the run over")
+
+
+def _close(run: Pass, status: str, **outcome: str) -> bool:
+    """Record the run's end."""
+    return run.store.finish(
         run.link,
         run.fence,
-        status="failed",
+        status=status,
         now=run.now(),
         lease=run.settings.lease,
-        error=run.error_record(error),
+        waits=run.has_open_waits(),
         patience=run.patience,
+        **outcome,
     )
-    return Failed(error) if kept else Gone("another worker has taken the run over")
 
 
 def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
@@ -160,15 +183,7 @@ def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
         text = run.measured(result.write(value, f"the result of run {run.run_id}"), "the result")
     except Exception as error:  # a serializer of the user's raised, say
         return _fail(run, error)
-    kept = run.store.finish(
-        run.link,
-        run.fence,
-        status="completed",
-        now=run.now(),
-        lease=run.settings.lease,
-        result=text,
-        patience=run.patience,
-    )
+    kept = _close(run, "completed", result=text)
     return Finished(decode(text)) if kept else Gone("another worker has taken the run over")
 
 
@@ -176,4 +191,6 @@ def recorded_end(status: str, result: str | None, error: str | None) -> Ended:
     """The end of a run that finished earlier, to be delivered again."""
     if status == "completed":
         return Finished(decode(result or "null"))
+    if status == "cancelled":
+        return Cancelled(summary(error)["message"] if error else "")
     return Failed(read_error(error) if error else DurableError("the run failed"))

@@ -1,6 +1,6 @@
 """One pass of a run: what happens between its claim and the moment the body is left.
 
-The pass holds the run's fence, its history and one database connection. The verbs (``verbs.py``) turn
+The verbs (``verbs.py``) turn
 what the body asks for into calls of the methods here; ``core.replay.decide`` says what each comes to.
 """
 
@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import logging
 import random
-import time
+import secrets
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from sqlalchemy.exc import DBAPIError
-
-from ..core.codec import decode, encode
 from ..core.duration import SECOND, as_datetime
-from ..core.faults import read_error, summary, write_error
 from ..core.ids import check_step_id, fingerprint, numbered
 from ..core.replay import Ask, Decision, Interrupted, Mismatch, Park, Record, Replay, decide
 from ..core.retry import Retry
 from ..errors import (
-    ConfigurationError,
     DuplicateStep,
     HistoryMismatch,
     NotInDurableTask,
-    PayloadTooLarge,
-    StepFailed,
+    RunCancelled,
     StepInterrupted,
     TooManySteps,
 )
 from ..store.link import Link
-from ..store.records import Claim, StepWrite
+from ..store.records import Claim, NewWait, Overtaken, StepWrite, StoredEvent
 from ..store.store import Store
-from .control import DatabaseAway, LeaseLost, Suspended, Unwind
+from .control import Suspended
+from .recorder import Recorder
 from .settings import Settings
 from .where import Place, caller
 from .work import StepContext
@@ -58,6 +53,9 @@ class Dispatcher(Protocol):
     def wake(self, delay: int) -> None:
         """Send this run's message, to be executed after the delay."""
 
+    def emitted(self, event_id: str, name: str, key: str | None) -> None:
+        """An event was emitted by a step: have it dispatched."""
+
     def announce(self, waiting_on: str, wake_at: int | None) -> None:
         """Show to Celery's users what the run waits for, before anything can wake it."""
 
@@ -65,7 +63,7 @@ class Dispatcher(Protocol):
         """Whether this worker is shutting down, so that the run should go on elsewhere."""
 
 
-class Pass:
+class Pass(Recorder):
     """One execution of a run's body."""
 
     def __init__(
@@ -78,44 +76,15 @@ class Pass:
         dispatcher: Dispatcher,
         step_retry: Retry,
     ) -> None:
-        self.run_id = claim.fence.run_id
-        self.fence = claim.fence
-        self.claim = claim
-        self.history = claim.history
-        self.settings = settings
-        self.store = store
-        self.link = link
+        super().__init__(claim, store=store, link=link, settings=settings)
         self.dispatcher = dispatcher
         self.step_retry = step_retry
-        self.unwinding: BaseException | None = None
+        self.cancelled: RunCancelled | None = None
         self.wake_up: int | None = None
         """The delay of the wake-up that is to be sent once the body is left."""
-        self._began = time.monotonic()
-        self._lease_until = claim.now + settings.lease
         self._places: dict[str, Place] = {}
         self._counts: dict[str, int] = {}
-        self._position = max((record.position for record in self.history.values()), default=-1) + 1
-        self._raised: dict[int, tuple[str, BaseException]] = {}
         self._warned: set[str] = set()
-        self._once: set[str] = set()
-
-    # ------------------------------------------------------------------- time
-
-    def now(self) -> int:
-        """The database's clock, carried forward by this process's steady one."""
-        return self.claim.now + int((time.monotonic() - self._began) * SECOND)
-
-    def lease_until(self) -> int:
-        """A new end of the lease; the old one while that is far off, as changing it costs an index entry."""
-        now = self.now()
-        if self._lease_until - now < self.settings.lease // 2:
-            self._lease_until = now + self.settings.lease
-        return self._lease_until
-
-    @property
-    def patience(self) -> float:
-        """How many seconds a write may be tried again: after the lease another worker has the run."""
-        return self.settings.lease / SECOND
 
     # ------------------------------------------------------------------ asking
 
@@ -152,8 +121,13 @@ class Pass:
             )
         return step_id
 
-    def decide(self, step_id: str, kind: str, given: str, *, at_most_once: bool = False) -> Decision:
-        """What this step comes to; parks or stops the pass where it can't go on."""
+    def decide(
+        self, step_id: str, kind: str, given: str, *, at_most_once: bool = False, waiting_on: str | None = None
+    ) -> Decision:
+        """What this step comes to; parks or stops the pass where it can't go on.
+
+        ``waiting_on``: the step waits for something from outside, which may come at any moment.
+        """
         ask = Ask(step_id, kind, fingerprint(given), self.settings.strict_inputs, at_most_once)
         record = self.history.get(step_id)
         if at_most_once:
@@ -166,7 +140,10 @@ class Pass:
         decision = decide(record, ask, self.now())
         if isinstance(decision, Mismatch):
             self._mismatch(decision)
-        if isinstance(decision, Park):
+        if isinstance(decision, Park) and waiting_on is not None:
+            self.park_unless_answered(decision.wake_at, waiting_on, waits=(step_id,))
+            decision = decide(self.history[step_id], ask, self.now())
+        elif isinstance(decision, Park):
             self.park(decision.wake_at, f"step {step_id!r}")
         if isinstance(decision, Interrupted):
             self._interrupted(decision.record)
@@ -208,147 +185,65 @@ class Pass:
                 self._places.get(step_id),
             )
 
-    # --------------------------------------------------------------- recording
-
-    def write(self, step: StepWrite) -> None:
-        """Record a step's row, or find out that the run is not ours any more."""
-        try:
-            kept = self.store.record(self.link, self.fence, step, self.lease_until(), self.patience)
-        except (DBAPIError, ConfigurationError) as error:
-            self.leave(DatabaseAway(str(error)))
-        if not kept:
-            self.lose()
-        self.remember(step)
-
-    def remember(self, step: StepWrite) -> None:
-        """The row is recorded: it is history from here on, also for this pass."""
-        if not step.known:
-            self._position += 1
-        self.history[step.id] = Record(
-            step.id,
-            step.kind,
-            step.status,
-            step.position,
-            step.input_hash,
-            step.result,
-            step.error,
-            step.attempts,
-            step.wake_at,
-            step.heartbeat,
-        )
-
-    def settle(self, step: StepWrite, *, result: str | None = None, error: BaseException | None = None) -> None:
-        """Record a step's outcome."""
-        values = vars(step) | {"status": "completed", "result": result, "error": None, "finished_at": self.now()}
-        if error is not None:
-            values |= {"status": "failed", "error": self.describe_error(error, step)}
-        self.write(StepWrite(**values))
-
-    def describe_error(self, error: BaseException, step: StepWrite) -> str:
-        """The record of a step's error, with the note that tells where it comes from."""
-        attempts = f" after {step.attempts} attempts" if step.attempts > 1 else ""
-        return self.error_record(error, f"celery_durable: step {step.id!r} of run {self.run_id} failed{attempts}")
-
-    def error_record(self, error: BaseException, note: str | None = None) -> str:
-        """The record of an error, shortened where it is larger than a stored value may be."""
-        record = write_error(error, note)
-        if len(record) <= self.settings.max_payload:
-            return record
-        short = f"{type(error).__qualname__}: {str(error)[:1000]}... (the error was too large to store)"
-        return write_error(StepFailed(short), note)
-
-    def new_step(self, step_id: str, kind: str, given: str, **values: Any) -> StepWrite:
-        """A row for a step that has none, or the one that it has, to be changed."""
-        known = self.history.get(step_id)
-        return StepWrite(
-            id=step_id,
-            position=known.position if known else self._position,
-            kind=kind,
-            input=given,
-            input_hash=fingerprint(given),
-            known=known is not None,
-            **values,
-        )
-
-    def measured(self, text: str, what: str) -> str:
-        """The text, unless it is larger than a stored value may be."""
-        if len(text) > self.settings.max_payload:
-            raise PayloadTooLarge(
-                f"{what} of run {self.run_id} takes {len(text):,} bytes, and durable_max_payload is "
-                f"{self.settings.max_payload:,}. Store it elsewhere and hand over where it is, or raise the setting."
-            )
-        return text
-
-    def error_of(self, step_id: str) -> BaseException:
-        """The recorded error of a step, to be raised into the body."""
-        text = self.history[step_id].error
-        assert text is not None
-        error = read_error(text)
-        self._raised[id(error)] = (step_id, error)
-        return error
-
-    def blamed_steps(self, error: BaseException | None) -> list[str]:
-        """The failed steps that an error leaving the body comes from, less those that run at most once."""
-        found, seen = [], set()
-        while error is not None and id(error) not in seen:
-            seen.add(id(error))
-            if id(error) in self._raised:
-                found.append(self._raised[id(error)][0])
-            error = error.__cause__ or error.__context__
-        return [step_id for step_id in found if step_id not in self._once]
-
-    def write_heartbeat(self, step: StepWrite, detail: Any) -> None:
-        """Record how far a step has come."""
-        text = self.measured(encode(detail, f"the heartbeat of step {step.id!r}"), "a heartbeat")
-        known = step.id in self.history
-        self.write(StepWrite(**vars(step) | {"status": "started", "heartbeat": text, "known": known}))
-
     # ----------------------------------------------------------------- leaving
 
-    def leave(self, unwind: Unwind) -> None:
-        """Leave the body."""
-        self.unwinding = unwind
-        raise unwind
+    def cancel(self, reason: str) -> NoReturn:
+        """Raise ``RunCancelled`` into the body, which can clean up, but not overrule it."""
+        self.cancelled = self.cancelled or RunCancelled(reason)
+        raise self.cancelled
 
     def let_go(self) -> None:
         """Break the circle of this pass, the errors it raised, and their tracebacks, which hold the pass:
         without this its history stays in memory until Python's rare full collection."""
-        if self.unwinding is not None:
-            self.unwinding.__traceback__ = None
-        self.unwinding = None
+        for error in (self.unwinding, self.cancelled):
+            if error is not None:
+                error.__traceback__ = None
+        self.unwinding = self.cancelled = None
         self._raised.clear()
         self.history.clear()
 
-    def lose(self) -> None:
-        """The fence stopped a write."""
-        logger.warning("run %s: another worker has taken it over, this pass stops without an effect", self.run_id)
-        self.leave(LeaseLost(self.run_id))
+    def park(self, wake_at: int | None, waiting_on: str, step: StepWrite | None = None, **details: Any) -> NoReturn:
+        """Suspend the run until then, and leave the body."""
+        self.park_unless_answered(wake_at, waiting_on, step=step, **details)
+        raise AssertionError("only a wait for something from outside can be answered meanwhile")
 
-    def park(
+    def park_unless_answered(
         self,
         wake_at: int | None,
         waiting_on: str,
+        *,
         step: StepWrite | None = None,
+        wait: NewWait | None = None,
         **details: Any,
-    ) -> None:
-        """Suspend the run until then, and leave the body."""
+    ) -> StoredEvent | None:
+        """Suspend the run and leave the body, unless what it is about to wait for is there.
+
+        ``wait`` is a new one, and then the event that answers it is returned. Those that are registered already
+        are named by ``waits``, and what has answered one is history afterwards.
+        """
         ahead, due_at = self.wake_plan(wake_at)
-        try:
-            parked = self.store.suspend(
-                self.link,
-                self.fence,
-                step=step,
-                wake_at=wake_at,
-                due_at=due_at,
-                waiting_on=waiting_on,
-                published=ahead is not None,
-                on_locked=lambda: self.dispatcher.announce(waiting_on, wake_at),
-                patience=self.patience,
-                **details,
-            )
-        except (DBAPIError, ConfigurationError) as error:
-            self.leave(DatabaseAway(str(error)))
-        if not parked:
+        details |= {
+            "wake_at": wake_at,
+            "due_at": due_at,
+            "waiting_on": waiting_on,
+            "published": ahead is not None,
+            "on_locked": lambda: self.dispatcher.announce(waiting_on, wake_at),
+            "patience": self.patience,
+        }
+
+        def suspend() -> bool | Overtaken:
+            if wait is not None and step is not None:
+                return self.store.park_for_event(self.link, self.fence, step, wait, **details)
+            return self.store.suspend(self.link, self.fence, step=step, **details)
+
+        parked = self.reaching(suspend)
+        if not isinstance(parked, Overtaken):
+            self._parked(parked, waiting_on, wake_at, ahead)
+        self.history.update({record.id: record for record in parked.records})
+        return parked.event
+
+    def _parked(self, kept: bool, waiting_on: str, wake_at: int | None, ahead: int | None) -> NoReturn:
+        if not kept:
             self.lose()
         self.wake_up = ahead
         logger.info(
@@ -357,7 +252,7 @@ class Pass:
             waiting_on,
             f" until {as_datetime(wake_at):%Y-%m-%d %H:%M:%S} UTC" if wake_at else "",
         )
-        self.leave(Suspended(waiting_on))
+        self.leave(Suspended(waiting_on, wake_at))
 
     def wake_plan(self, wake_at: int | None) -> tuple[int | None, int | None]:
         """The delay of the message to send now (if one is), and when the sweeper has to look."""
@@ -375,11 +270,5 @@ class Pass:
         return random.random()
 
     @staticmethod
-    def read(text: str | None) -> Any:
-        return None if text is None else decode(text)
-
-    @staticmethod
-    def reason(error_text: str) -> str:
-        """A recorded error in one line."""
-        info = summary(error_text)
-        return f"{info['type'].rpartition('.')[2]}: {info['message']}"[:200]
+    def new_event_id() -> str:
+        return secrets.token_hex(16)

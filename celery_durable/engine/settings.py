@@ -36,6 +36,9 @@ class Settings:
     strict_inputs: bool = False
     suspended_state: str = "STARTED"
     max_recoveries: int = 10
+    queue: str | None = None
+    """Where the package's own tasks go; the app's default queue if nothing is said."""
+    event_retention: int = 7 * 86_400 * SECOND
     never_retry: tuple[type[BaseException], ...] = ()
     """Errors that are the worker's and not the step's: its soft time limit."""
 
@@ -58,6 +61,8 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         strict_inputs=reader.take("strict_inputs", False, _flag),
         suspended_state=reader.take("suspended_state", "STARTED", _text),
         max_recoveries=reader.take("max_recoveries", 10, _count),
+        queue=reader.take("queue", None, _text),
+        event_retention=reader.take("event_retention", "7d", _positive),
         never_retry=never_retry,
     )
 

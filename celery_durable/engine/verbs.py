@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from pydantic import BaseModel
 
 from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
+from ..model import Event
+from .events import OnTimeout, Wait, emit_event, wait_for
 from .passing import Pass, current_pass, current_step
 from .performing import perform, recorded_value, sleep_for, sleep_till
 from .where import caller
@@ -96,6 +100,33 @@ class Step(Verbs):
         run = _pass_of("step.sleep_until")
         step_id, when = _named(run, "sleep_until", args)
         sleep_till(run, step_id, when)
+
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout = "none",
+        match: Mapping[str, Any] | None = None,
+        form: type[BaseModel] | None = None,
+        prompt: str | None = None,
+    ) -> Event | None:
+        """Park the run until an event of this name (the id, unless told) and key comes, and return it.
+
+        One that was emitted since the run started and that it has not had yet counts as well. ``match`` is a
+        mapping of payload paths to values. When the time is up: ``on_timeout="none"`` returns ``None``,
+        ``"fail"`` raises ``EventTimeout``, ``"cancel"`` cancels the run. With a ``form`` the payload is
+        validated, and an instance of it.
+        """
+        run = _pass_of("step.wait_for_event")
+        wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
+        return wait_for(run, id, wait)
+
+    def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> str:
+        """Publish an event, once whatever happens to the run, and return its id."""
+        return emit_event(_pass_of("step.emit"), id, event, payload, key)
 
     def now(self) -> datetime:
         """The time of the first pass that came here, as an aware UTC ``datetime``."""

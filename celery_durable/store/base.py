@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping
+from sqlalchemy import Connection, Executable, Row, RowMapping
 
 from .dialects import dialect_of, make_engine
 from .link import Link
@@ -17,7 +17,10 @@ from .sealing import Sealer
 from .statements import Statements
 from .tables import Tables
 
-__all__ = ["StoreBase", "new_token"]
+__all__ = ["Execute", "StoreBase", "new_token"]
+
+Execute = Callable[[Any, Any], Any]
+"""Executes a statement with its values: of a connection of ours, or in a transaction of the caller's."""
 
 
 def new_token() -> int:
@@ -40,13 +43,17 @@ class StoreBase:
         self._ready = not auto_migrate
         self._preparing = threading.Lock()
 
-    def link(self) -> Link:
-        """A connection to hold for a while."""
+    def prepare(self) -> None:
+        """Make the tables at the first use, where that is asked for."""
         if not self._ready:
             with self._preparing:
                 if not self._ready:
                     migrate(self.engine, self.prefix)
                     self._ready = True
+
+    def link(self) -> Link:
+        """A connection to hold for a while."""
+        self.prepare()
         return Link(self.engine, self.dialect)
 
     def migrate(self) -> bool:
@@ -75,6 +82,10 @@ class StoreBase:
     @staticmethod
     def _row(connection: Connection, statement: Executable, **values: Any) -> RowMapping | None:
         return connection.execute(statement, values).mappings().first()
+
+    @staticmethod
+    def _rows(link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        return link.run(lambda connection: connection.execute(statement, values).all())
 
     @staticmethod
     def _changed(link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:

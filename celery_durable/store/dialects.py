@@ -36,6 +36,8 @@ class Dialect:
     transaction_isolation: str
     one_writer: bool = False
     """A writing transaction keeps all other writers out until it ends."""
+    advisory_locks: bool = False
+    """There are locks without rows, held until the transaction ends, and fair to who asked first."""
 
     def now(self) -> ColumnElement[int]:
         """The database's clock: it alone decides what is due and whose lease has ended."""
@@ -53,11 +55,12 @@ SQLITE = Dialect(
 )
 POSTGRESQL = Dialect(
     name="postgresql",
-    begin="BEGIN",
+    begin="BEGIN ISOLATION LEVEL READ COMMITTED",  # whatever the server's default: a lock waited for shows what it hid
     clock="(extract(epoch from clock_timestamp()) * 1000000)::bigint",
     update_returning=True,
     writes_in_cte=True,
     transaction_isolation="READ COMMITTED",
+    advisory_locks=True,
 )
 MYSQL = Dialect(
     name="mysql",

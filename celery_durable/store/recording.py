@@ -8,12 +8,21 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from ..core.replay import Record
 from .base import StoreBase, new_token
 from .link import Link
-from .records import Fence, StepWrite
+from .records import Fence, Overtaken, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "TakenBack"]
+
+
+class TakenBack(Exception):
+    """Ends a transaction without an effect, and carries what was found out in it."""
+
+    def __init__(self, found: Overtaken) -> None:
+        super().__init__(found)
+        self.found = found
 
 
 class Recording(StoreBase):
@@ -91,22 +100,60 @@ class Recording(StoreBase):
         fence: Fence,
         *,
         step: StepWrite | None,
+        reset: Iterable[str] = (),
+        waits: Iterable[str] = (),
+        on_locked: Callable[[], None] | None = None,
+        patience: float = 0.0,
+        **suspension: Any,
+    ) -> bool | Overtaken:
+        """Park the run. ``on_locked`` is called while the run's row is locked and still ours.
+
+        ``waits`` are steps that were registered to be settled from outside, and ``Overtaken`` is that one was.
+        """
+        values = self._suspension(fence, **suspension)
+        ids, waiting = list(reset), list(waits)
+
+        def park(connection: Connection) -> bool | Overtaken:
+            try:
+                with link.atomic(connection):
+                    if connection.execute(self.statements.suspend, values).rowcount != 1:
+                        return self._has_token(connection, fence.run_id, values["token"])
+                    if waiting:
+                        self._check_waits(connection, fence, waiting)
+                    if on_locked is not None:
+                        on_locked()
+                    if step is not None:
+                        self._write_step(connection, fence, step)
+                    if ids:
+                        connection.execute(self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
+            except TakenBack as undone:
+                return undone.found
+            return True
+
+        return link.run(park, patience)
+
+    def _check_waits(self, connection: Connection, fence: Fence, waits: list[str]) -> None:
+        """Under the lock of the run's row, which an answer takes as well: none of these waits is answered."""
+        values = {"at_id": fence.run_id, "ids": waits}
+        settled = connection.execute(self.statements.settled_steps, values).all()
+        if settled:
+            raise TakenBack(Overtaken(tuple(Record(*row) for row in settled)))
+
+    @staticmethod
+    def _suspension(
+        fence: Fence,
+        *,
         wake_at: int | None,
         due_at: int | None,
         waiting_on: str,
         published: bool = False,
         retried: bool = False,
         error: str | None = None,
-        reset: Iterable[str] = (),
-        on_locked: Callable[[], None] | None = None,
-        patience: float = 0.0,
-    ) -> bool:
-        """Park the run. ``on_locked`` is called while the run's row is locked and still ours."""
-        token = new_token()
-        values = {
+    ) -> dict[str, Any]:
+        return {
             "at_id": fence.run_id,
             "at_token": fence.token,
-            "token": token,
+            "token": new_token(),
             "wake_at": wake_at,
             "due_at": due_at,
             "waiting_on": waiting_on[:500],
@@ -114,21 +161,6 @@ class Recording(StoreBase):
             "retried": int(retried),
             "error": error,
         }
-        ids = list(reset)
-
-        def park(connection: Connection) -> bool:
-            with link.atomic(connection):
-                if connection.execute(self.statements.suspend, values).rowcount != 1:
-                    return self._has_token(connection, fence.run_id, token)
-                if on_locked is not None:
-                    on_locked()
-                if step is not None:
-                    self._write_step(connection, fence, step)
-                if ids:
-                    connection.execute(self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
-            return True
-
-        return link.run(park, patience)
 
     def pause(self, link: Link, fence: Fence, *, waiting_on: str, error: str | None, patience: float = 0.0) -> bool:
         """Park the run for a person, with the reason."""
@@ -158,9 +190,10 @@ class Recording(StoreBase):
         lease: int,
         result: str | None = None,
         error: str | None = None,
+        waits: bool = False,
         patience: float = 0.0,
     ) -> bool:
-        """End the run. Its result is then to be delivered within the lease."""
+        """End the run. Its result is then to be delivered within the lease. ``waits``: it has open ones."""
         values = {
             "at_id": fence.run_id,
             "at_token": fence.token,
@@ -172,7 +205,14 @@ class Recording(StoreBase):
         }
 
         def end(connection: Connection) -> bool:
-            if connection.execute(self.statements.finish, values).rowcount == 1:
+            if waits:
+                with link.atomic(connection):
+                    ended = connection.execute(self.statements.finish, values).rowcount == 1
+                    if ended:
+                        connection.execute(self.statements.drop_waits, {"at_id": fence.run_id})
+            else:
+                ended = connection.execute(self.statements.finish, values).rowcount == 1
+            if ended:
                 return True
             row = self._row(connection, self.statements.outcome, at_id=fence.run_id)
             return row is not None and row["token"] == fence.token and row["status"] == status

@@ -7,7 +7,19 @@ from typing import NamedTuple
 
 from ..core.replay import Record
 
-__all__ = ["Claim", "Due", "Fence", "NewRun", "NotClaimed", "Outcome", "StepWrite"]
+__all__ = [
+    "Claim",
+    "Due",
+    "Fence",
+    "NewEvent",
+    "NewRun",
+    "NewWait",
+    "NotClaimed",
+    "Outcome",
+    "Overtaken",
+    "StepWrite",
+    "StoredEvent",
+]
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,8 @@ class NewRun:
     wake_in: int | None = None
     due_in: int = 0
     retries: int = 0
+    event: int | None = None
+    """The event that starts it: it is taken by this run."""
 
 
 class Fence(NamedTuple):
@@ -105,3 +119,46 @@ class Due:
     now: int
     arguments: str = "[[],{}]"
     message: str = ""
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event about to be emitted. Its ``content_hash`` tells it from another one of the same id."""
+
+    id: str
+    name: str
+    key: str | None
+    payload: str
+    content_hash: str
+    emitted_by: str | None = None
+
+
+class StoredEvent(NamedTuple):
+    """An event that is emitted."""
+
+    seq: int
+    id: str
+    name: str
+    key: str | None
+    payload: str
+    emitted_at: int
+
+
+@dataclass(frozen=True)
+class NewWait:
+    """What a step waits for: an event emitted since then, of this name, key and content."""
+
+    name: str
+    key: str | None
+    match: str | None
+    since: int
+
+
+@dataclass(frozen=True)
+class Overtaken:
+    """The run was not parked: what it was about to wait for is there."""
+
+    records: tuple[Record, ...] = ()
+    """Steps that were settled from outside since this pass read them."""
+    event: StoredEvent | None = None
+    """The event that a new wait takes."""

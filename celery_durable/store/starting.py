@@ -9,7 +9,8 @@ from sqlalchemy import Connection, RowMapping
 
 from ..core.replay import Record
 from ..errors import ConfigurationError, StartConflict
-from .base import StoreBase, new_token
+from ..model import FINISHED
+from .base import Execute, StoreBase, new_token
 from .link import Link
 from .records import Claim, Fence, NewRun, NotClaimed, Outcome
 
@@ -21,10 +22,20 @@ class Starting(StoreBase):
 
     def start(self, link: Link, run: NewRun, patience: float = 0.0) -> bool:
         """Record a run. ``False`` where the same start was made before; ``StartConflict`` where another was."""
-        token = new_token()
-        values = self._start_values(run) | {
+        values = self._pending_values(run)
+
+        inserted = link.run(lambda connection: self._insert(link, connection, run, values), patience)
+        return inserted or link.run(lambda connection: self._is_own_start(connection.execute, run, values["token"]))
+
+    def start_within(self, execute: Execute, run: NewRun) -> bool:
+        """The same by a connection in a transaction of the caller's."""
+        values = self._pending_values(run)
+        return self._insert_both(execute, run, values) or self._is_own_start(execute, run, values["token"])
+
+    def _pending_values(self, run: NewRun) -> dict[str, Any]:
+        return self._start_values(run) | {
             "status": "pending",
-            "token": token,
+            "token": new_token(),
             "waiting_on": "a worker",
             "due_in": run.due_in,
             "wake_in": run.wake_in,
@@ -33,8 +44,15 @@ class Starting(StoreBase):
             "worker": None,
             "code_version": None,
         }
-        inserted = link.run(lambda connection: self._insert(link, connection, values), patience)
-        return inserted or self._is_own_start(link, run, token)
+
+    def _insert_both(self, execute: Execute, run: NewRun, values: Mapping[str, Any]) -> bool:
+        """The run and its input, and with them that it has had the event which starts it."""
+        inserted: bool = execute(self.statements.insert_run, values).rowcount == 1
+        if inserted:
+            execute(self.statements.insert_input, values)
+            if run.event is not None:
+                execute(self.statements.take, {"at_id": run.id, "event": run.event, "of_step": None})
+        return inserted
 
     def start_claimed(
         self, link: Link, run: NewRun, worker: str, lease: int, code_version: str | None, patience: float = 0.0
@@ -54,7 +72,7 @@ class Starting(StoreBase):
         }
 
         def insert(connection: Connection) -> Claim | None:
-            if not self._insert(link, connection, values):
+            if not self._insert(link, connection, run, values):
                 return None
             row = self._row(connection, self.statements.claimed, at_id=run.id, token=token)
             return None if row is None else self._make_claim(run.id, token, row, [])
@@ -71,18 +89,15 @@ class Starting(StoreBase):
             "retries": run.retries,
         }
 
-    def _insert(self, link: Link, connection: Connection, values: Mapping[str, Any]) -> bool:
-        if self.statements.start_at_once is not None:
+    def _insert(self, link: Link, connection: Connection, run: NewRun, values: Mapping[str, Any]) -> bool:
+        if self.statements.start_at_once is not None and run.event is None:
             return connection.execute(self.statements.start_at_once, values).rowcount == 1
         with link.atomic(connection):
-            inserted = connection.execute(self.statements.insert_run, values).rowcount == 1
-            if inserted:
-                connection.execute(self.statements.insert_input, values)
-        return inserted
+            return self._insert_both(connection.execute, run, values)
 
-    def _is_own_start(self, link: Link, run: NewRun, token: int) -> bool:
+    def _is_own_start(self, execute: Execute, run: NewRun, token: int) -> bool:
         """Whether the row that is there was made by an earlier try of this very start."""
-        row = link.run(lambda connection: self._row(connection, self.statements.started, at_id=run.id))
+        row = execute(self.statements.started, {"at_id": run.id}).mappings().first()
         if row is None or (row["task"], row["input_hash"]) == (run.task, run.input_hash):
             return row is not None and row["token"] == token
         other = f"task {row['task']}" if row["task"] != run.task else "other arguments"
@@ -146,7 +161,7 @@ class Starting(StoreBase):
             return NotClaimed(None)
         if row["token"] == values["token"]:
             return None
-        if row["status"] in ("completed", "failed"):
+        if row["status"] in FINISHED:
             if connection.execute(self.statements.claim_delivery, values).rowcount:
                 return Outcome(row["task"], row["status"], row["result"], row["error"])
             return NotClaimed(row["status"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .base import new_token
-from .recording import Recording
+from .eventlog import EventLog
+from .events import Events
 from .starting import Starting
-from .upkeep import Upkeep
 
 __all__ = ["Store", "new_token"]
 
 
-class Store(Starting, Recording, Upkeep):
+class Store(Starting, Events, EventLog):
     """The durable record of one application."""

@@ -13,6 +13,10 @@ has to look at the run, unless somebody changes the row before. It is, by status
 ``recoveries`` counts the workers that died executing the run since it last recorded a step; ``progress`` is
 the number of steps there were at the last of these deaths.
 
+``event.due_at`` is likewise when the sweeper has to see to it that an event is dispatched; none once it is. ``wait``
+has a row for each wait that is still open, ``taken`` one for each event that a run has had: by a wait (``step_id``),
+or because it was started by it.
+
 ``wake_at`` is the moment before which a run is not to be taken: the end of its sleep, or of the time that
 the worker which finished it has for delivering the result.
 """
@@ -28,7 +32,7 @@ from sqlalchemy.types import TypeEngine
 from ..core.ids import MAX_ID
 from .sealing import Sealed, Sealer
 
-__all__ = ["Tables", "bounded", "unbounded"]
+__all__ = ["Tables", "bounded", "counter", "unbounded"]
 
 
 def bounded(length: int) -> TypeEngine[str]:
@@ -42,6 +46,11 @@ def unbounded() -> Text:
     return Text().with_variant(mysql.LONGTEXT(charset="ascii"), "mysql", "mariadb")
 
 
+def counter() -> TypeEngine[int]:
+    """A primary key that the database counts up."""
+    return BigInteger().with_variant(Integer, "sqlite")
+
+
 @dataclass(frozen=True)
 class Tables:
     """The tables of one store, with its prefix and its sealer."""
@@ -51,6 +60,9 @@ class Tables:
     input: Table
     step: Table
     lease: Table
+    event: Table
+    wait: Table
+    taken: Table
 
     @classmethod
     def build(cls, prefix: str, sealer: Sealer | None = None) -> Tables:
@@ -62,6 +74,9 @@ class Tables:
             _input(prefix, metadata, payload),
             _step(prefix, metadata, payload),
             _lease(prefix, metadata),
+            _event(prefix, metadata, payload),
+            _wait(prefix, metadata, payload),
+            _taken(prefix, metadata),
         )
 
 
@@ -137,3 +152,56 @@ def _lease(prefix: str, metadata: MetaData) -> Table:
         Column("holder", bounded(255), nullable=False),
         Column("until", BigInteger, nullable=False),
     )
+
+
+def _event(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    event = Table(
+        f"{prefix}event",
+        metadata,
+        Column("seq", counter(), primary_key=True, autoincrement=True),
+        Column("id", bounded(MAX_ID), nullable=False),
+        Column("name", bounded(MAX_ID), nullable=False),
+        Column("key", bounded(MAX_ID)),
+        Column("payload", payload, nullable=False),
+        Column("content_hash", bounded(32), nullable=False),
+        Column("emitted_at", BigInteger, nullable=False),
+        Column("emitted_by", bounded(MAX_ID)),
+        Column("due_at", BigInteger),
+        Column("sends", Integer, nullable=False),
+        Column("dispatched_at", BigInteger),
+        Column("error", payload),
+    )
+    due = event.c.due_at.is_not(None)
+    Index(f"ix_{prefix}event_id", event.c.id, unique=True)
+    Index(f"ix_{prefix}event_due", event.c.due_at, postgresql_where=due, sqlite_where=due)
+    Index(f"ix_{prefix}event_key", event.c.name, event.c.key, event.c.emitted_at)
+    Index(f"ix_{prefix}event_name", event.c.name, event.c.emitted_at)
+    return event
+
+
+def _wait(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    wait = Table(
+        f"{prefix}wait",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("step_id", bounded(MAX_ID), primary_key=True),
+        Column("name", bounded(MAX_ID), nullable=False),
+        Column("key", bounded(MAX_ID)),
+        Column("match", payload),
+        Column("since", BigInteger, nullable=False),
+    )
+    Index(f"ix_{prefix}wait_key", wait.c.name, wait.c.key)
+    return wait
+
+
+def _taken(prefix: str, metadata: MetaData) -> Table:
+    taken = Table(
+        f"{prefix}taken",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("event", BigInteger, primary_key=True, autoincrement=False),
+        Column("step_id", bounded(MAX_ID)),
+        Column("taken_at", BigInteger, nullable=False),
+    )
+    Index(f"ix_{prefix}taken_event", taken.c.event)
+    return taken

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, Executable, RowMapping
 
 from ..errors import ConfigurationError
 from .base import StoreBase, new_token
@@ -35,9 +36,11 @@ class Upkeep(StoreBase):
 
     def due(self, link: Link, limit: int) -> list[Due]:
         """The runs that time has come for, longest due first, with what is needed to send them."""
+        return self._read_due(link, self.statements.due, {"limit": limit})
 
+    def _read_due(self, link: Link, statement: Executable, values: dict[str, Any]) -> list[Due]:
         def look(connection: Connection) -> list[Due]:
-            rows = connection.execute(self.statements.due, {"limit": limit}).all()
+            rows = connection.execute(statement, values).all()
             if not rows:
                 return []
             given = self._inputs(link, connection, rows)
@@ -135,7 +138,15 @@ class Upkeep(StoreBase):
     ) -> bool:
         """End a run that Celery itself has ended: a hard time limit, a revoke, an expiry."""
         values = {"at_id": run_id, "token": new_token(), "status": status, "error": error, "at_worker": worker}
-        return self._changed(link, self.statements.end_from_outside, values)
+
+        def end(connection: Connection) -> bool:
+            with link.atomic(connection):
+                ended = connection.execute(self.statements.end_from_outside, values).rowcount > 0
+                if ended:
+                    connection.execute(self.statements.drop_waits, {"at_id": run_id})
+            return ended
+
+        return link.run(end)
 
     def resume_paused(self, link: Link, run_id: str) -> bool:
         return self._changed(link, self.statements.resume_paused, {"at_id": run_id})
@@ -169,6 +180,15 @@ class Upkeep(StoreBase):
 
     def drop_lease(self, link: Link, name: str, holder: str) -> None:
         self._changed(link, self.statements.lease_drop, {"at_name": name, "holder": holder})
+
+    def identity(self, link: Link) -> str:
+        """What tells this database from every other, made when it is asked for first."""
+
+        def read(connection: Connection) -> str:
+            connection.execute(self.statements.mark, {"mark": secrets.token_hex(16)})
+            return str(connection.execute(self.statements.marked).scalar_one())
+
+        return link.run(read)
 
     # ---------------------------------------------------------------- reading
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..client import Client
+from ..model import EventReceipt
+from .emitting import emit_by
 from .install import install
 from .runtime import runtime_of
 
@@ -17,3 +19,16 @@ class Durable(Client):
     def __init__(self, app: Any) -> None:
         install(app)
         super().__init__(runtime_of(app).store)
+        self.app = app
+
+    def emit(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        key: str | None = None,
+        event_id: str | None = None,
+        session: Any = None,
+    ) -> EventReceipt:
+        """As :func:`celery_durable.emit`, for this app."""
+        return emit_by(self.app, name, payload, key=key, event_id=event_id, session=session)

@@ -3,27 +3,42 @@ it is called: Celery binds a task's class more than once."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
-from celery import signals
+from celery import Celery, signals
 
+from .dispatch import event_emitted, queue_dispatch, register_dispatch
 from .running import on_task_postrun
 from .runtime import flush_all, runtime_of, stop_handing_out
 
-__all__ = ["install"]
+__all__ = ["install", "is_installed"]
+
+_installed: weakref.WeakSet[Celery] = weakref.WeakSet()
 
 
 def install(app: Any) -> None:
     """Make an app's workers look after durable runs."""
     from .bootsteps import SweeperStep, UnknownTaskStep
 
+    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    if app in _installed:
+        return
+    _installed.add(app)
     app.steps["worker"].add(SweeperStep)
     app.steps["consumer"].add(UnknownTaskStep)
+    register_dispatch(app)
     _connect_signals()
+
+
+def is_installed(app: Any) -> bool:
+    """Whether an app has durable tasks, or was used as if it had."""
+    return app in _installed
 
 
 def _connect_signals() -> None:
     for signal, receiver in (
+        (event_emitted, queue_dispatch),
         (signals.task_postrun, on_task_postrun),
         (signals.task_revoked, on_task_revoked),
         (signals.worker_shutting_down, on_worker_shutting_down),

@@ -23,8 +23,19 @@ from kombu.serialization import dumps, loads
 
 from ..core.codec import decode
 from ..core.duration import SECOND
+from ..model import Event
+from .schedules import SCHEDULE_HEADER
 
-__all__ = ["PASS_HEADER", "from_request", "ignores_result", "keep", "message_form", "queue_of", "send"]
+__all__ = [
+    "PASS_HEADER",
+    "from_request",
+    "ignores_result",
+    "keep",
+    "message_form",
+    "outside_any_request",
+    "queue_of",
+    "send",
+]
 
 logger = logging.getLogger("celery_durable")
 
@@ -56,6 +67,8 @@ def keep(task: PlainTask, options: dict[str, Any]) -> str:
     """What has to be kept of the options of ``apply_async`` to send the message again at any time."""
     app = task.app
     kept = {name: value for name, value in options.items() if name not in _MOMENTARY and value is not None}
+    if SCHEDULE_HEADER in (kept.get("headers") or {}):  # of this start: a task started from this run has its own
+        kept["headers"] = {name: value for name, value in kept["headers"].items() if name != SCHEDULE_HEADER}
     for name in ("queue", "exchange"):
         kept[name] = getattr(kept.get(name), "name", kept.get(name))
     if kept.get("expires") is not None:
@@ -111,7 +124,9 @@ def _options(app: Celery, kept: str) -> dict[str, Any]:
 
 
 def message_form(value: Any) -> Any:
-    """A decoded value in the types that Celery's own serializers take: sets become lists."""
+    """A decoded value in the types that Celery's own serializers take."""
+    if isinstance(value, Event):
+        return message_form({name: getattr(value, name) for name in Event.model_fields})
     if isinstance(value, (set, frozenset)):
         return [message_form(item) for item in value]
     if isinstance(value, list):
@@ -146,7 +161,7 @@ def send(
         options["countdown"] = delay / SECOND
     if producer is not None:
         options["producer"] = producer
-    with _outside_any_request(app):
+    with outside_any_request(app):
         task = app.tasks.get(name)
         if task is None:
             app.send_task(name, args, kwargs, **options)
@@ -171,7 +186,7 @@ def ignores_result(app: Celery, name: str, kept: str) -> bool:
 
 
 @contextmanager
-def _outside_any_request(app: Celery) -> Iterator[None]:
+def outside_any_request(app: Celery) -> Iterator[None]:
     """Celery makes the task that publishes the parent of what it publishes; a run is not its own parent."""
     current: Task | None = app.current_worker_task
     if current is None:

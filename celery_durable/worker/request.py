@@ -16,7 +16,7 @@ from celery.worker.request import Request
 
 from ..core.faults import write_error
 from .message import PASS_HEADER
-from .running import RunParked, worker_name
+from .running import RunEnded, RunParked, worker_name
 from .runtime import Runtime, runtime_of
 from .showing import show_waiting
 from .sweeper import recover
@@ -57,6 +57,8 @@ class DurableRequest(Request):
             error = error.exc
         if isinstance(error, RunParked):
             self.send_event("task-waiting", waiting_on=str(error))
+        elif isinstance(error, RunEnded):
+            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
         elif isinstance(error, TimeLimitExceeded):
             self._settle("the hard time limit could not be recorded", self._time_limit_exceeded, error)
         elif isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):

@@ -18,11 +18,12 @@ from ..core.codec import decode
 from ..core.duration import SECOND
 from ..core.ids import fingerprint
 from ..engine.control import RunRetry
-from ..engine.executor import Ended, Failed, Finished, Gone, Parked, execute, recorded_end
+from ..engine.executor import Cancelled, Ended, Failed, Finished, Gone, Parked, execute, recorded_end
 from ..engine.passing import Pass
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DurableError
 from ..store.link import Link
 from ..store.records import Claim, NewRun, NotClaimed, Outcome
+from .dispatch import announce
 from .message import from_request, keep, message_form, send
 from .runtime import Runtime, runtime_of
 from .showing import show_waiting, store_state
@@ -30,7 +31,7 @@ from .showing import show_waiting, store_state
 if TYPE_CHECKING:
     from .task import DurableTask
 
-__all__ = ["Dropped", "RunParked", "run_message", "worker_name"]
+__all__ = ["Dropped", "RunEnded", "RunParked", "run_message", "worker_name"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -44,6 +45,10 @@ _PATIENCE_AT_CLAIM = 10.0
 
 class RunParked(Ignore):
     """The pass is over and the run is not: Celery stores nothing and fires nothing."""
+
+
+class RunEnded(Ignore):
+    """The run was cancelled: Celery has been told what to store, and fires nothing."""
 
 
 class Dropped(Ignore):
@@ -71,6 +76,11 @@ def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
             value = _tell_celery(task, request, runtime, ended)
             _note_delivered(request, runtime)
             return value
+        if ended.wake_at is None:
+            raise DurableError(
+                f"run {request.id} of {task.name} is executed eagerly and waits for {ended.waiting_on}, which nobody "
+                "can emit meanwhile: emit it before, give the wait a timeout, or execute the run by a worker"
+            )
         request.retries += ended.retry is not None
         with runtime.store.link() as link:
             runtime.store.skip_wait(link, request.id)
@@ -164,6 +174,10 @@ def _tell_celery(task: DurableTask, request: Any, runtime: Runtime, ended: Ended
         if isinstance(ended.error, (Ignore, Reject)):  # the body's own: no result will ever be stored
             _note_delivered(request, runtime)
         raise ended.error
+    if isinstance(ended, Cancelled):
+        _revoke(task, request, ended.why)
+        _note_delivered(request, runtime)
+        raise RunEnded(ended.why)
     if isinstance(ended, Parked):
         if ended.retry is not None:
             _tell_of_retry(task, request, ended.retry)
@@ -183,13 +197,18 @@ def _tell_of_retry(task: DurableTask, request: Any, retry: RunRetry) -> None:
     signals.task_retry.send(sender=task, request=request, reason=reason, einfo=info)
 
 
+def _revoke(task: DurableTask, request: Any, why: str) -> None:
+    """What Celery does about a task that is revoked: the state, and the part of a chord that it was."""
+    task.backend.mark_as_revoked(request.id, why, request=request, store_result=not request.ignore_result)
+
+
 def _note_delivered(request: Any, runtime: Runtime) -> None:
     runtime.keeper.delivered(request.id)
 
 
 def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
     """Celery has stored the result and fired the callbacks: from now on a duplicate is dropped."""
-    if isinstance(retval, (RunParked, Dropped)):
+    if isinstance(retval, (RunParked, RunEnded, Dropped)):
         # Celery's frame and this error hold each other, and with them a copy of all code positions of the
         # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
         retval.__traceback__ = None
@@ -229,6 +248,9 @@ class MessageDispatcher:
                 type(error).__name__,
                 error,
             )
+
+    def emitted(self, event_id: str, name: str, key: str | None) -> None:
+        announce(self._task.app, event_id, name, key)
 
     def announce(self, waiting_on: str, wake_at: int | None) -> None:
         if self._shows():

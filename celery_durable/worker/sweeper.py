@@ -1,7 +1,7 @@
 """The sweeper: it makes happen what time brings about, and what a lost message or worker left undone.
 
 Every worker has one, a thread of its main process; one of them holds the lease and works. Each tick
-asks one question by one index: which runs are due (``run.due_at``, see ``store/tables.py``)? The
+asks two questions by an index each: which runs are due, and which events (``due_at``, see ``store/tables.py``)? The
 message of each is sent, and only then marked as sent: a sweeper that dies in between leaves a duplicate,
 which finds its run claimed and does nothing.
 """
@@ -16,19 +16,17 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from celery import Celery
-from kombu.exceptions import SerializationError
 from sqlalchemy.exc import DBAPIError
 
 from ..core.duration import SECOND
-from ..engine.passing import GRACE
-from ..errors import DurableError
 from ..store.link import Link
 from ..store.records import Due, Fence
-from .message import ignores_result, queue_of, send
+from .dispatch import dispatch_queue, queue_dispatch
+from .message import ignores_result
 from .runtime import Runtime, runtime_of
+from .sending import Backlog, Sender, grace
 from .showing import show_waiting
 
 __all__ = ["Sweeper", "recover"]
@@ -37,9 +35,7 @@ logger = logging.getLogger("celery_durable")
 
 LEASE = "sweeper"
 _BATCH = 500
-_CHUNK = 50
-_LONGEST_GRACE = 32
-_BACKLOG_LOOKS = 20
+_FORGET_EVERY = 60.0
 
 
 def recover(
@@ -85,7 +81,8 @@ class Sweeper:
         self._leading_until = 0.0
         self._ask_at = 0.0
         self._broken: str | None = None
-        self._depths: dict[str, bool] = {}
+        self._backlog = Backlog(app)
+        self._forget_at = 0.0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="celery-durable-sweeper", daemon=True)
@@ -126,7 +123,7 @@ class Sweeper:
 
     def tick(self, link: Link) -> int:
         """Do all that is due; how many runs were looked at."""
-        self._depths = {}
+        self._backlog = Backlog(self._app)
         looked_at = 0
         while not self._stop.is_set():
             batch = self._runtime.store.due(link, _BATCH)
@@ -134,7 +131,34 @@ class Sweeper:
             again = self._handle(link, batch)
             if not again or not self._leads(link):
                 break
+        looked_at += self._dispatch_events(link)
+        if time.monotonic() >= self._forget_at:
+            self._forget(link)
         return looked_at
+
+    def _dispatch_events(self, link: Link) -> int:
+        """Have the events dispatched whose dispatch was not sent, was lost, or died."""
+        store = self._runtime.store
+        events = store.due_events(link, _BATCH)
+        if events:
+            queue = dispatch_queue(self._app)
+            for event_id, sends in events:
+                if not self._backlog.explains(queue, sends):
+                    queue_dispatch(self._app, event_id)
+            store.mark_events_sent(link, [(event_id, grace(sends)) for event_id, sends in events])
+        return len(events)
+
+    def _forget(self, link: Link) -> None:
+        """Delete the events that are past their retention, in batches."""
+        forgotten = 0
+        while not self._stop.is_set() and self._leads(link):
+            batch = self._runtime.store.forget_events(link, self._runtime.settings.event_retention, _BATCH)
+            forgotten += batch
+            if batch < _BATCH:
+                self._forget_at = time.monotonic() + _FORGET_EVERY
+                break
+        if forgotten:
+            logger.info("%d events were older than durable_event_retention and are forgotten", forgotten)
 
     def _handle(self, link: Link, batch: list[Due]) -> bool:
         """Do a batch; whether another look is worth it now."""
@@ -152,63 +176,13 @@ class Sweeper:
                 )
             else:
                 waiting.append(due)
-        for start in range(0, len(waiting), _CHUNK):
-            self._send(link, waiting[start : start + _CHUNK])
+        Sender(self._app, self._backlog).send(link, waiting)
         return recovered or len(batch) == _BATCH
 
     def _show(self, due: Due, waiting_on: str) -> None:
         if not ignores_result(self._app, due.task, due.message):
             state = self._runtime.settings.suspended_state
             show_waiting(self._app, due.fence.run_id, waiting_on, None, state=state)
-
-    def _send(self, link: Link, chunk: list[Due]) -> None:
-        marks: list[tuple[Fence, int, bool]] = []
-        try:
-            with self._app.producer_or_acquire() as producer:
-                for due in chunk:
-                    # One by one: those sent before one fails are marked all the same.
-                    marks.append(self._send_one(due, producer))  # noqa: PERF401
-        finally:
-            self._runtime.store.mark_sent(link, marks)
-
-    def _send_one(self, due: Due, producer: Any) -> tuple[Fence, int, bool]:
-        """Send one run's message; what to mark: its fence, when to look again, whether it was sent."""
-        delay = max(0, (due.wake_at or 0) - due.now)
-        if delay and not self._runtime.etas.take(delay):
-            return due.fence, delay, False
-        try:
-            if 0 < due.sends < _BACKLOG_LOOKS and self._is_behind(due):
-                return due.fence, GRACE, True
-            send(
-                self._app,
-                due.task,
-                due.fence.run_id,
-                arguments=due.arguments,
-                kept=due.message,
-                passes=due.passes,
-                retries=due.retries,
-                delay=delay,
-                producer=producer,
-            )
-        except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
-            # This run's message can't be made: it must not keep the others from being sent.
-            logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
-            return due.fence, GRACE * _LONGEST_GRACE, True
-        return due.fence, delay + GRACE * min(2**due.sends, _LONGEST_GRACE), True
-
-    def _is_behind(self, due: Due) -> bool:
-        """Whether the run's queue still has messages: then its own is probably among them, not lost."""
-        queue = queue_of(self._app, due.task, due.message)
-        if queue is None:
-            return False
-        if queue not in self._depths:
-            try:
-                with self._app.connection_for_read() as connection:
-                    declared = connection.default_channel.queue_declare(queue, passive=True)
-                self._depths[queue] = declared.message_count > 0
-            except Exception:  # no such queue, or a transport that can't tell
-                self._depths[queue] = False
-        return self._depths[queue]
 
     def _failed(self, error: Exception) -> None:
         """Said once for each kind of trouble, not at every tick."""

@@ -11,8 +11,9 @@ import hashlib
 import inspect
 import logging
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from celery import Task, uuid
@@ -31,9 +32,12 @@ from ..engine.passing import GRACE, current_pass
 from ..errors import ConfigurationError, PayloadTooLarge, add_note
 from ..store.records import NewRun
 from .install import install
+from .joining import join
 from .message import PASS_HEADER, keep, message_form
 from .running import run_message
 from .runtime import Runtime, runtime_of
+from .schedules import OnSchedule
+from .triggers import OnEvent, install_triggers, tick_of
 
 __all__ = ["DurableTask"]
 
@@ -49,6 +53,9 @@ class DurableTask(Task):
 
     abstract = True
     Request = "celery_durable.worker.request:DurableRequest"
+
+    #: What starts runs besides calls: ``[on_event("customer.created"), on_schedule(crontab(...))]``.
+    triggers: Iterable[OnEvent | OnSchedule] = ()
 
     #: The retry policy of every step that has none of its own; ``durable_step_retry`` by default.
     step_retry: Retry | None = None
@@ -72,6 +79,7 @@ class DurableTask(Task):
             )
         if cls.step_retry is not None and not isinstance(cls.step_retry, Retry):
             raise ConfigurationError(f"the task {cls.name} has step_retry={cls.step_retry!r}: a Retry(...) is expected")
+        install_triggers(app, cls)
         if cls.track_started:
             cls.durable_track_started = True
             cls.track_started = False
@@ -92,34 +100,58 @@ class DurableTask(Task):
         """Start a run: record it, then send its message.
 
         ``task_id`` is the run's id. A second start with the same id and arguments starts nothing and
-        returns the same run; with other arguments it raises ``StartConflict``.
+        returns the same run; with other arguments it raises ``StartConflict``. With a ``session`` (as for
+        ``emit``) the start commits with the caller's transaction, or not at all.
         """
         app = self._get_app()
+        session, by_event = options.pop("session", None), options.pop("durable_event", None)
+        task_id = task_id or tick_of(self, options.get("headers"))
         given = {"link": link, "link_error": link_error, "shadow": shadow}
+        joined = None if session is None else join(runtime_of(app).store, session)
         if app.conf.task_always_eager:
-            return super().apply_async(args, kwargs, task_id, producer, **given, **options)
+            start = partial(super().apply_async, args, kwargs, task_id or uuid(), producer, **given, **options)
+            if joined is None:
+                return start()
+            joined.after_commit(start)
+            return self.AsyncResult(start.args[2])
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.typing:
             self.__header__(*args, **kwargs)
-        runtime = runtime_of(app)
-        run_id = check_run_id(task_id or uuid())
         options.setdefault("ignore_result", self.ignore_result)
+        run, ahead = self._new_run(runtime_of(app), args, kwargs, task_id, given | options, by_event)
+        options.pop("retries", None)
+        if joined is None:
+            if self._record(runtime_of(app), run) and ahead:
+                self._send_first(run, producer, given | options)
+        elif runtime_of(app).store.start_within(joined.execute, run) and ahead:
+            joined.after_commit(lambda: self._send_first(run, None, given | options))
+        return self.AsyncResult(run.id)
+
+    def _new_run(
+        self,
+        runtime: Runtime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None,
+        options: dict[str, Any],
+        event: int | None,
+    ) -> tuple[NewRun, bool]:
+        """The run as it is to be recorded, and whether its message is to be sent at once."""
         arguments = self.write_arguments(runtime, args, kwargs)
         delay = self._delay(options)
         ahead = delay <= runtime.settings.eta_horizon and runtime.etas.take(delay)
         run = NewRun(
-            id=run_id,
+            id=check_run_id(run_id or uuid()),
             task=self.name,
             arguments=arguments,
             input_hash=fingerprint(arguments),
-            message=keep(self, given | options),
+            message=keep(self, options),
             wake_in=delay or None,
             due_in=delay + GRACE if ahead else max(0, delay - runtime.settings.eta_horizon),
-            retries=options.pop("retries", 0) or 0,
+            retries=options.get("retries") or 0,
+            event=event,
         )
-        if self._record(runtime, run) and ahead:
-            self._send_first(run, producer, given | options)
-        return self.AsyncResult(run_id)
+        return run, ahead
 
     def _record(self, runtime: Runtime, run: NewRun) -> bool:
         try:
@@ -132,6 +164,18 @@ class DurableTask(Task):
                 f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was sent.",
             )
             raise
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """In a Django project: start a run that is there if and only if the current transaction commits."""
+        return self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(
+        self, args: Any = None, kwargs: Any = None, *, using: str | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """The same with the options of ``apply_async``; ``using`` names the Django database."""
+        from .joining_django import start_on_commit
+
+        return start_on_commit(self, args, kwargs, using, options)
 
     def _send_first(self, run: NewRun, producer: Any, options: dict[str, Any]) -> None:
         """Send the message of a run that is recorded. It holds even if this fails: then the sweeper does it."""

@@ -30,6 +30,7 @@ class Noted:
     ahead: bool = False
     announced: list[str] = field(default_factory=list)
     woken: list[int] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
     is_stopping: bool = False
 
     def may_send_ahead(self, delay: int) -> bool:
@@ -37,6 +38,9 @@ class Noted:
 
     def wake(self, delay: int) -> None:
         self.woken.append(delay)
+
+    def emitted(self, event_id: str, name: str, key: str | None) -> None:
+        self.events.append(event_id)
 
     def announce(self, waiting_on: str, wake_at: int | None) -> None:
         self.announced.append(waiting_on)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from celery_durable.core.duration import SECOND
 from celery_durable.errors import ConfigurationError, StartConflict
 from celery_durable.store.link import Link
-from celery_durable.store.records import Claim, Fence, NotClaimed, Outcome
+from celery_durable.store.records import Claim, Fence, NewEvent, NewWait, NotClaimed, Outcome
 from celery_durable.store.store import Store
 
 from .making import (
@@ -267,8 +267,35 @@ def test_a_step_is_recorded_within_a_transaction_of_the_users(store: Store, link
 WRITES: dict[str, Callable[[Store, Link, Fence, int], bool]] = {
     "record new": lambda store, link, fence, lease: store.record(link, fence, a_step("new"), lease),
     "record known": lambda store, link, fence, lease: store.record(link, fence, a_step("old", known=True), lease),
-    "suspend": lambda store, link, fence, lease: store.suspend(
-        link, fence, step=a_step("new", status="waiting"), wake_at=lease, due_at=lease, waiting_on="x", reset=["done"]
+    "suspend": lambda store, link, fence, lease: bool(
+        store.suspend(
+            link,
+            fence,
+            step=a_step("new", status="waiting"),
+            wake_at=lease,
+            due_at=lease,
+            waiting_on="x",
+            reset=["done"],
+        )
+    ),
+    "park for an event": lambda store, link, fence, lease: bool(
+        store.park_for_event(
+            link,
+            fence,
+            a_step("new", kind="wait", status="waiting"),
+            NewWait("paid", "k", None, 0),
+            wake_at=lease,
+            due_at=lease,
+            waiting_on="x",
+            on_locked=lambda: None,
+        )
+    ),
+    "take an event": lambda store, link, fence, lease: store.take_event(link, fence, a_step("new"), 1, lease),
+    "end a wait": lambda store, link, fence, lease: (
+        store.end_wait(link, fence, a_step("old", known=True), lease) is not None
+    ),
+    "emit by a step": lambda store, link, fence, lease: store.emit_step(
+        link, fence, a_step("new"), NewEvent("e1", "paid", None, "null", "h"), 0, lease, 0.0
     ),
     "pause": lambda store, link, fence, lease: store.pause(link, fence, waiting_on="x", error="e"),
     "finish": lambda store, link, fence, lease: store.finish(

@@ -21,7 +21,7 @@ from sqlalchemy import Executable, and_, bindparam, insert, select, update
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import StatementGroup
+from .base import HISTORY_COLUMNS, StatementGroup
 
 __all__ = ["SETTLING_COLUMNS", "STEP_COLUMNS", "RecordStatements"]
 
@@ -95,20 +95,16 @@ class RecordStatements(StatementGroup):
             .where(step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True)))
             .values(status="waiting", attempts=0, wake_at=None, finished_at=None)
         )
+        # What has been settled from outside meanwhile, of the steps that the run is about to wait for.
+        self.settled_steps: Executable = select(*(step.c[name] for name in HISTORY_COLUMNS)).where(
+            step.c.run_id == bindparam("at_id"),
+            step.c.id.in_(bindparam("ids", expanding=True)),
+            step.c.status != "waiting",
+        )
 
     def _hand_offs(self) -> None:
         """The ways in which a pass gives up its run. Each rotates the token."""
-        run = self._tables.run
-        self.suspend: Executable = self._fenced_run(
-            status="suspended",
-            token=bindparam("token"),
-            wake_at=bindparam("wake_at"),
-            due_at=bindparam("due_at"),
-            waiting_on=bindparam("waiting_on"),
-            sends=bindparam("sends"),
-            retries=run.c.retries + bindparam("retried"),
-            error=bindparam("error"),
-        )
+        self.suspend: Executable = self._fenced_run(**self._suspended())
         self.pause: Executable = self._fenced_run(
             status="paused",
             token=bindparam("token"),

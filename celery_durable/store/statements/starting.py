@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Executable, Integer, bindparam, case, func, insert, literal, or_, select, update
 
-from ...core.replay import Record
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import StatementGroup
+from .base import ENDED, HISTORY_COLUMNS, StatementGroup
 
 __all__ = ["StartStatements"]
 
 RUN_AT_START = ("id", "task", "status", "token", "due_at", "wake_at", "waiting_on", "input_hash", "code_version")
-HISTORY_COLUMNS = tuple(field.name for field in fields(Record))
 
 
 class StartStatements(StatementGroup):
@@ -110,7 +107,7 @@ class StartStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id == bindparam("at_id"),
-                run.c.status.in_(("completed", "failed")),
+                run.c.status.in_(ENDED),
                 run.c.delivered_at.is_(None),
                 run.c.wake_at <= now,
             )

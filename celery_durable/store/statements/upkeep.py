@@ -6,7 +6,7 @@ from sqlalchemy import Executable, Integer, String, bindparam, case, delete, fun
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import StatementGroup
+from .base import ENDED, StatementGroup
 
 __all__ = ["UpkeepStatements"]
 
@@ -28,19 +28,7 @@ class UpkeepStatements(StatementGroup):
     def _sweep(self) -> None:
         run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
         self.due: Executable = (
-            select(
-                run.c.id,
-                run.c.task,
-                run.c.status,
-                run.c.token,
-                run.c.due_at,
-                run.c.wake_at,
-                run.c.sends,
-                run.c.retries,
-                run.c.passes,
-                run.c.worker,
-                now.label("now"),
-            )
+            select(*self._of_due())
             .where(run.c.due_at <= now)
             .order_by(run.c.due_at)
             .limit(bindparam("limit", type_=Integer))
@@ -99,7 +87,7 @@ class UpkeepStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id.in_(bindparam("ids", expanding=True)),
-                run.c.status.in_(("completed", "failed", "cancelled")),
+                run.c.status.in_(ENDED),
             )
             .values(delivered_at=now, due_at=None, wake_at=None)
         )
@@ -117,6 +105,10 @@ class UpkeepStatements(StatementGroup):
         self.lease_make: Executable = self._insert_or_ignore(lease).values(
             name=bindparam("at_name"), holder=bindparam("holder"), until=now + bindparam("lease")
         )
+        marked = select(lease.c.holder).where(lease.c.name == "identity")
+        # A transaction of the caller's on MySQL may have a snapshot that is older than the mark.
+        self.marked: Executable = marked.with_for_update(read=True) if self._dialect.name == "mysql" else marked
+        self.mark: Executable = self._insert_or_ignore(lease).values(name="identity", holder=bindparam("mark"), until=0)
         self.lease_drop: Executable = delete(lease).where(
             lease.c.name == bindparam("at_name"), lease.c.holder == bindparam("holder")
         )
@@ -144,7 +136,7 @@ class UpkeepStatements(StatementGroup):
             .where(
                 run.c.id == bindparam("at_id"),
                 run.c.token == bindparam("at_token"),
-                run.c.status.not_in(("completed", "failed", "cancelled")),
+                run.c.status.not_in(ENDED),
             )
             .values(
                 status="paused", token=bindparam("token"), due_at=None, wake_at=None, waiting_on=bindparam("waiting_on")
@@ -168,7 +160,7 @@ class UpkeepStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id == bindparam("at_id"),
-                run.c.status.not_in(("completed", "failed", "cancelled")),
+                run.c.status.not_in(ENDED),
                 or_(bindparam("at_worker", type_=String).is_(None), run.c.worker == bindparam("at_worker")),
             )
             .values(

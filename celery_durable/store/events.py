@@ -1,0 +1,311 @@
+"""Emitting events, registering waits for them, and delivering one to the other.
+
+How they can't miss each other is told in ``statements/events.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Executable
+from sqlalchemy.exc import IntegrityError
+
+from ..core.codec import decode
+from ..core.ids import gate_of
+from ..core.match import matches
+from ..core.replay import Record
+from ..errors import EventConflict
+from ..model import FINISHED
+from .base import Execute
+from .link import Link
+from .recording import Recording, TakenBack
+from .records import Due, Fence, NewEvent, NewWait, Overtaken, StepWrite, StoredEvent
+from .statements import STEP_COLUMNS
+from .upkeep import Upkeep
+
+__all__ = ["Events"]
+
+_GATES = 256
+_PAGE = 100
+
+
+class Events(Recording, Upkeep):
+    """Events, from the emit to the last run that takes one."""
+
+    # ------------------------------------------------------------------ emit
+
+    def emit(self, link: Link, event: NewEvent, due_in: int, patience: float = 0.0) -> bool:
+        """Record an event; ``False`` where it was recorded before. ``EventConflict`` where it was another."""
+
+        def write(connection: Connection) -> bool:
+            return self.emit_within(connection.execute, event, due_in)
+
+        return link.run(write, patience)
+
+    def emit_within(self, execute: Execute, event: NewEvent, due_in: int) -> bool:
+        """The same by a connection in a transaction of the caller's."""
+        if execute(self.statements.emit, vars(event) | {"due_in": due_in}).rowcount == 1:
+            return True
+        there = execute(self.statements.emitted, {"at_id": event.id}).first()
+        if there is None or tuple(there) == (event.name, event.content_hash):
+            return False
+        other = "with another key or payload" if there[0] == event.name else f"as {there[0]!r}"
+        raise EventConflict(
+            f"an event {event.id!r} was emitted before {other}, so {event.name!r} was not emitted. One event_id is one "
+            "event: put what tells them apart into it, such as the sender's name."
+        )
+
+    def emit_step(
+        self, link: Link, fence: Fence, step: StepWrite, event: NewEvent, due_in: int, lease_until: int, patience: float
+    ) -> bool:
+        """Emit an event and record the step that does, in one transaction. ``False``: the lease is lost."""
+
+        def write(connection: Connection) -> bool:
+            try:
+                with link.atomic(connection):
+                    if not self.record_within(connection, fence, step, lease_until):
+                        return False
+                    self.emit_within(connection.execute, event, due_in)
+                return True
+            except IntegrityError:  # of the step: recorded by an earlier try, whose answer was lost
+                return self._status_of(connection, fence.run_id, step.id) is not None
+
+        return link.run(write, patience)
+
+    # ------------------------------------------------------------------ wait
+
+    def park_for_event(
+        self,
+        link: Link,
+        fence: Fence,
+        step: StepWrite,
+        wait: NewWait,
+        *,
+        on_locked: Callable[[], None],
+        patience: float = 0.0,
+        **suspension: Any,
+    ) -> bool | Overtaken:
+        """Register a wait and park the run; or find that the event is there. ``False``: the lease is lost."""
+        parking = self._suspension(fence, **suspension)
+        gate = gate_of(self.prefix, wait.name, *([] if wait.key is None else [wait.key]))
+        of_wait = {f"wait_{name}": value for name, value in vars(wait).items()} | {"wait_step_id": step.id}
+
+        def park(connection: Connection) -> bool | Overtaken:
+            try:
+                with link.atomic(connection):
+                    if not self._register(connection, fence, step, parking, of_wait, gate):
+                        return self._has_token(connection, fence.run_id, parking["token"])
+                    found = self._look(connection, fence.run_id, wait)
+                    if found is not None:
+                        raise TakenBack(Overtaken(event=found))
+                    on_locked()
+            except TakenBack as undone:
+                return undone.found
+            return True
+
+        return link.run(park, patience)
+
+    def _register(
+        self,
+        connection: Connection,
+        fence: Fence,
+        step: StepWrite,
+        parking: dict[str, Any],
+        of_wait: dict[str, Any],
+        gate: int,
+    ) -> bool:
+        if self.statements.park_waiting is not None:
+            values = parking | of_wait | self._step_values(step, STEP_COLUMNS[1:]) | {"gate": gate}
+            return connection.execute(self.statements.park_waiting, values).rowcount == 1
+        if self.statements.close_gates is not None:
+            self._at_gates(connection, self.statements.hold_gate, [gate])
+        if connection.execute(self.statements.suspend, parking).rowcount != 1:
+            return False
+        self._write_step(connection, fence, step)
+        connection.execute(self.statements.insert_wait, of_wait | {"at_id": fence.run_id})
+        return True
+
+    def _at_gates(self, connection: Connection, statement: Executable, gates: Iterable[int]) -> None:
+        """Lock the rows that stand for gates; a row is made when it is needed first."""
+        names = sorted({f"gate-{gate % _GATES:03}" for gate in gates})
+        if len(connection.execute(statement, {"gates": names}).all()) < len(names):
+            for name in names:
+                connection.execute(self.statements.make_gate, {"gate": name})
+            connection.execute(statement, {"gates": names})
+
+    def _look(self, connection: Connection, run_id: str, wait: NewWait) -> StoredEvent | None:
+        """The oldest event that answers a wait and that the run has not had."""
+        wanted = None if wait.match is None else decode(wait.match)
+        look = self.statements.look_by_name if wait.key is None else self.statements.look_by_key
+        limit = 1 if wanted is None else _PAGE
+        values: dict[str, Any] = {"at_id": run_id, "at_name": wait.name, "since": wait.since, "limit": limit}
+        values |= {"after_time": 0, "after_seq": 0}
+        if wait.key is not None:
+            values["at_key"] = wait.key
+        while True:
+            rows = connection.execute(look, values).all()
+            for row in rows:
+                event = StoredEvent(*row)
+                if matches(wanted, decode(event.payload) if wanted else None):
+                    return event
+            if len(rows) < limit:
+                return None
+            values |= {"after_time": rows[-1].emitted_at, "after_seq": rows[-1].seq}
+
+    def look(self, link: Link, run_id: str, wait: NewWait) -> StoredEvent | None:
+        """Whether an event is there, for a wait that is over at once."""
+        return link.run(lambda connection: self._look(connection, run_id, wait))
+
+    def take_event(
+        self, link: Link, fence: Fence, step: StepWrite, seq: int, lease_until: int, patience: float = 0.0
+    ) -> bool:
+        """Record a wait that is answered by an event which came before it. ``False``: the lease is lost."""
+
+        def take(connection: Connection) -> bool:
+            try:
+                with link.atomic(connection):
+                    if not self.record_within(connection, fence, step, lease_until):
+                        return False
+                    values = {"at_id": fence.run_id, "event": seq, "of_step": step.id}
+                    connection.execute(self.statements.take, values)
+                return True
+            except IntegrityError:  # as above
+                return self._status_of(connection, fence.run_id, step.id) is not None
+
+        return link.run(take, patience)
+
+    def end_wait(
+        self, link: Link, fence: Fence, step: StepWrite, lease_until: int, patience: float = 0.0
+    ) -> Record | None:
+        """Record that a wait's time is up; what is recorded then, which may be an event that came first.
+
+        ``None``: the lease is lost.
+        """
+        at_step = {"at_id": fence.run_id, "at_step": step.id}
+        outcome = at_step | {"status": step.status, "result": step.result, "error": step.error}
+
+        def end(connection: Connection) -> Record | None:
+            at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
+            with link.atomic(connection):
+                if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                    return None
+                connection.execute(self.statements.end_wait, outcome)
+                connection.execute(self.statements.drop_wait, at_step)
+                values = {"at_id": fence.run_id, "ids": [step.id]}
+                return Record(*connection.execute(self.statements.settled_steps, values).one())
+
+        return link.run(end, patience)
+
+    # -------------------------------------------------------------- dispatch
+
+    def event(self, link: Link, event_id: str) -> StoredEvent | None:
+        """One event by its id."""
+
+        def read(connection: Connection) -> StoredEvent | None:
+            row = connection.execute(self.statements.one_event, {"at_id": event_id}).first()
+            return None if row is None else StoredEvent(*row)
+
+        return link.run(read)
+
+    def close_gates(self, link: Link, event: StoredEvent) -> None:
+        """Wait until all are through who began to register a wait before this event was to be seen."""
+        name_gate = gate_of(self.prefix, event.name)
+        key_gate = name_gate if event.key is None else gate_of(self.prefix, event.name, event.key)
+
+        statement = self.statements.close_gates
+        if statement is None:
+            return
+
+        def close(connection: Connection) -> None:
+            if self.dialect.advisory_locks:
+                connection.execute(statement, {"name_gate": name_gate, "key_gate": key_gate})
+                return
+            with link.atomic(connection):
+                self._at_gates(connection, statement, (name_gate, key_gate))
+
+        link.run(close)
+
+    def waits_for(self, link: Link, event: StoredEvent, limit: int) -> Iterator[list[tuple[str, str]]]:
+        """The waits that an event answers, each by its run and step, in batches."""
+        statement = self.statements.waits_by_name if event.key is None else self.statements.waits_by_key
+        values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": limit}
+        values |= {"after_run": "", "after_step": ""}
+        if event.key is not None:
+            values["at_key"] = event.key
+        payload = decode(event.payload)
+        while True:
+            rows = self._rows(link, statement, values)
+            found = [
+                (row.run_id, row.step_id) for row in rows if row.match is None or matches(decode(row.match), payload)
+            ]
+            if found:
+                yield found
+            if len(rows) < limit:
+                return
+            values |= {"after_run": rows[-1].run_id, "after_step": rows[-1].step_id}
+
+    def deliver(
+        self, link: Link, event: StoredEvent, result: str, waits: Sequence[tuple[str, str]], due_in: int
+    ) -> list[str]:
+        """Answer waits with an event, as one transaction; the runs that it wakes.
+
+        A run that is being executed, or is paused, finds the answer when it comes to the wait again.
+        """
+
+        def answer(connection: Connection) -> list[str]:
+            with link.atomic(connection):
+                runs = connection.execute(self.statements.lock_runs, {"ids": sorted({run for run, _ in waits})}).all()
+                if not runs:
+                    return []
+                statuses = {run.id: run.status for run in runs}
+                taking = self._taking(connection, event, waits, statuses)
+                if taking:
+                    connection.execute(self.statements.take_all, {"event": event.seq, "waits": taking})
+                    connection.execute(self.statements.answer_steps, {"waits": taking, "result": result})
+                asleep = [run for run, _ in taking if statuses[run] == "suspended"]
+                if asleep:
+                    connection.execute(self.statements.wake_runs, {"ids": asleep, "due_in": due_in})
+                over = [wait for wait in waits if statuses.get(wait[0]) in FINISHED]
+                if taking or over:
+                    connection.execute(self.statements.drop_these_waits, {"waits": [*taking, *over]})
+                return asleep
+
+        return link.run(answer)
+
+    def _taking(
+        self, connection: Connection, event: StoredEvent, waits: Sequence[tuple[str, str]], statuses: dict[str, str]
+    ) -> list[tuple[str, str]]:
+        """Of these waits those that are open still, one for each run that has not had the event."""
+        there = {tuple(row) for row in connection.execute(self.statements.open_waits, {"waits": list(waits)})}
+        values = {"event": event.seq, "ids": list(statuses)}
+        had = set(connection.execute(self.statements.takers, values).scalars())
+        taking = []
+        for run, step in waits:
+            if (run, step) in there and run not in had and statuses.get(run, "failed") not in FINISHED:
+                had.add(run)
+                taking.append((run, step))
+        return taking
+
+    def to_send(self, link: Link, run_ids: list[str]) -> list[Due]:
+        """Runs that were woken, with what is needed to send them."""
+        return self._read_due(link, self.statements.to_send, {"ids": run_ids})
+
+    def dispatching(self, link: Link, event_id: str, due_in: int) -> None:
+        """The event is being dispatched: it need not be sent again for that long."""
+        self._changed(link, self.statements.dispatching, {"at_id": event_id, "due_in": due_in})
+
+    def dispatched(self, link: Link, event_id: str, error: str | None) -> None:
+        """All that the event has to do is done."""
+        self._changed(link, self.statements.dispatched, {"at_id": event_id, "error": error})
+
+    def due_events(self, link: Link, limit: int) -> list[tuple[str, int]]:
+        """The events whose dispatch is missing, with how often it was sent."""
+        rows = self._rows(link, self.statements.due_events, {"limit": limit})
+        return [(row.id, row.sends) for row in rows]
+
+    def mark_events_sent(self, link: Link, marks: Iterable[tuple[str, int]]) -> None:
+        """Events whose dispatch is on its way, each with the time until it is looked at again."""
+        rows = [{"at_id": event_id, "due_in": due_in} for event_id, due_in in marks]
+        if rows:
+            link.run(lambda connection: connection.execute(self.statements.mark_event_sent, rows))

@@ -1,0 +1,256 @@
+"""Emit, wait, dispatch: the statements by which an event and a wait for it find each other.
+
+**The race.** A run registers a wait and looks for an event that is there already; the dispatch of an event
+looks for the waits that are registered. Under READ COMMITTED the two can miss each other: the look is before
+the event's commit, the dispatch before the wait's. So both pass a *gate*, a lock for the event's name and key:
+
+* Who registers holds the gate, shared with others who do, until the wait is committed; only then, by a
+  statement of its own that sees what is committed by now, it looks for events.
+* The dispatch, whose event is committed, closes the gate for a moment before it looks for waits. Whoever was
+  inside has committed by then; whoever comes later sees the event.
+
+So no wait is missed, dispatches do not wait for each other, nor do registrations, and nothing is locked while
+a dispatch works. A wait without a key passes the gate of the name alone, and a dispatch closes both. The order
+is always: gate, then run.
+
+PostgreSQL has locks without rows for this. A row's shared lock would be written to the log, and let a stream of
+registrations keep a dispatch out for ever. MySQL's row locks are fair and not logged: there a gate is a row of
+``lease`` that nobody holds. On SQLite who writes is alone anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Executable,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from ..dialects import Dialect
+from ..tables import Tables
+from .base import StatementGroup
+from .recording import STEP_COLUMNS
+
+__all__ = ["EventStatements"]
+
+OF_EVENT = ("seq", "id", "name", "key", "payload", "emitted_at")
+OF_LOG = (*OF_EVENT, "emitted_by", "dispatched_at", "error")
+
+
+class EventStatements(StatementGroup):
+    """The statements of events."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        super().__init__(tables, dialect)
+        self._emit()
+        self._gates()
+        self._register()
+        self._look()
+        self._take()
+        self._dispatch()
+        self._answer()
+        self._log()
+
+    def _emit(self) -> None:
+        event, now = self._tables.event, self._dialect.now()
+        given: dict[str, Any] = {
+            name: bindparam(name) for name in ("id", "name", "key", "payload", "content_hash", "emitted_by")
+        }
+        self.emit: Executable = self._insert_or_ignore(event, event.c.id).values(
+            **given, emitted_at=now, due_at=now + bindparam("due_in", type_=BigInteger), sends=literal(0)
+        )
+        emitted: Select[Any] = select(event.c.name, event.c.content_hash).where(event.c.id == bindparam("at_id"))
+        # A transaction of the caller's on MySQL may have a snapshot that is older than the event.
+        self.emitted: Executable = emitted.with_for_update(read=True) if self._dialect.name == "mysql" else emitted
+
+    def _gates(self) -> None:
+        lease = self._tables.lease
+        self.close_gates: Executable | None = None
+        if self._dialect.advisory_locks:
+            self.close_gates = text("SELECT pg_advisory_xact_lock(:name_gate), pg_advisory_xact_lock(:key_gate)")
+        elif not self._dialect.one_writer:
+            at_gates = lease.c.name.in_(bindparam("gates", expanding=True))
+            gates = select(lease.c.name).where(at_gates).order_by(lease.c.name)
+            self.hold_gate: Executable = gates.with_for_update(read=True)
+            self.close_gates = gates.with_for_update()
+            self.make_gate: Executable = self._insert_or_ignore(lease).values(
+                name=bindparam("gate"), holder="", until=0
+            )
+
+    def _register(self) -> None:
+        """Park a run that waits; where statements can be nested: pass the gate, and all of it at once."""
+        run, step, wait = self._tables.run, self._tables.step, self._tables.wait
+        of_wait = ("step_id", "name", "key", "match", "since")
+        given = {name: bindparam(f"wait_{name}", type_=wait.c[name].type) for name in of_wait}
+        self.insert_wait: Executable = insert(wait).values(run_id=bindparam("at_id"), **given)
+        self.park_waiting: Executable | None = None
+        if self._dialect.advisory_locks:
+            gate = select(func.pg_advisory_xact_lock_shared(bindparam("gate", type_=BigInteger))).cte("gate")
+            parked = (
+                self._fenced_run(**self._suspended())
+                .where(exists(select(literal(1)).select_from(gate)))
+                .returning(run.c.id)
+                .cte("parked")
+            )
+            of_step = [bindparam(f"step_{name}", type_=step.c[name].type) for name in STEP_COLUMNS[1:]]
+            new_step = insert(step).from_select(list(STEP_COLUMNS), select(parked.c.id, *of_step)).cte("new_step")
+            self.park_waiting = (
+                insert(wait).from_select(["run_id", *of_wait], select(parked.c.id, *given.values())).add_cte(new_step)
+            )
+
+    def _look(self) -> None:
+        event, taken = self._tables.event, self._tables.taken
+        had = exists(select(literal(1)).where(taken.c.run_id == bindparam("at_id"), taken.c.event == event.c.seq))
+        look = (
+            select(*(event.c[name] for name in OF_EVENT))
+            .where(
+                event.c.name == bindparam("at_name"),
+                event.c.emitted_at >= bindparam("since"),
+                or_(
+                    event.c.emitted_at > bindparam("after_time"),
+                    (event.c.emitted_at == bindparam("after_time")) & (event.c.seq > bindparam("after_seq")),
+                ),
+                ~had,
+            )
+            .order_by(event.c.emitted_at, event.c.seq)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.look_by_name: Executable = look
+        self.look_by_key: Executable = look.where(event.c.key == bindparam("at_key"))
+        self.one_event: Executable = select(*(event.c[name] for name in OF_EVENT)).where(
+            event.c.id == bindparam("at_id")
+        )
+
+    def _take(self) -> None:
+        step, wait, taken, now = self._tables.step, self._tables.wait, self._tables.taken, self._dialect.now()
+        self.take: Executable = insert(taken).values(
+            run_id=bindparam("at_id"),
+            event=bindparam("event"),
+            step_id=bindparam("of_step", type_=String),
+            taken_at=now,
+        )
+        self.drop_wait: Executable = delete(wait).where(
+            wait.c.run_id == bindparam("at_id"), wait.c.step_id == bindparam("at_step")
+        )
+        self.drop_waits: Executable = delete(wait).where(wait.c.run_id == bindparam("at_id"))
+        self.end_wait: Executable = (
+            update(step)
+            .where(step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step"), step.c.status == "waiting")
+            .values(
+                status=bindparam("status"),
+                result=bindparam("result"),
+                error=bindparam("error"),
+                finished_at=now,
+            )
+        )
+
+    def _dispatch(self) -> None:
+        event, wait, now = self._tables.event, self._tables.wait, self._dialect.now()
+        waits = (
+            select(wait.c.run_id, wait.c.step_id, wait.c.match)
+            .where(
+                wait.c.name == bindparam("at_name"),
+                wait.c.since <= bindparam("emitted_at"),
+                or_(
+                    wait.c.run_id > bindparam("after_run"),
+                    (wait.c.run_id == bindparam("after_run")) & (wait.c.step_id > bindparam("after_step")),
+                ),
+            )
+            .order_by(wait.c.run_id, wait.c.step_id)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.waits_by_name: Executable = waits.where(wait.c.key.is_(None))
+        self.waits_by_key: Executable = waits.where(or_(wait.c.key == bindparam("at_key"), wait.c.key.is_(None)))
+        self.due_events: Executable = (
+            select(event.c.id, event.c.sends)
+            .where(event.c.due_at <= now)
+            .order_by(event.c.due_at)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        undispatched = update(event).where(event.c.id == bindparam("at_id"), event.c.dispatched_at.is_(None))
+        self.mark_event_sent: Executable = undispatched.values(
+            due_at=now + bindparam("due_in", type_=BigInteger), sends=event.c.sends + 1
+        )
+        self.dispatching: Executable = undispatched.values(due_at=now + bindparam("due_in", type_=BigInteger))
+        self.dispatched: Executable = undispatched.values(dispatched_at=now, due_at=None, error=bindparam("error"))
+
+    def _answer(self) -> None:
+        """One event to a batch of waits, each of which is named by its run and step."""
+        run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
+        now = self._dialect.now()
+        self.lock_runs: Executable = (
+            select(run.c.id, run.c.status)
+            .where(run.c.id.in_(bindparam("ids", expanding=True)))
+            .order_by(run.c.id)
+            .with_for_update()
+        )
+        ours = self._pair(wait.c.run_id, wait.c.step_id)
+        self.open_waits: Executable = select(wait.c.run_id, wait.c.step_id).where(ours)
+        self.takers: Executable = select(taken.c.run_id).where(
+            taken.c.event == bindparam("event"), taken.c.run_id.in_(bindparam("ids", expanding=True))
+        )
+        self.take_all: Executable = insert(taken).from_select(
+            ["run_id", "event", "step_id", "taken_at"],
+            select(wait.c.run_id, bindparam("event", type_=BigInteger), wait.c.step_id, now).where(ours),
+        )
+        self.drop_these_waits: Executable = delete(wait).where(ours)
+        self.answer_steps: Executable = (
+            update(step)
+            .where(self._pair(step.c.run_id, step.c.id), step.c.status == "waiting")
+            .values(status="completed", result=bindparam("result"), finished_at=now)
+        )
+        self.wake_runs: Executable = (
+            update(run)
+            .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.status == "suspended")
+            .values(due_at=now + bindparam("due_in", type_=BigInteger), wake_at=None, sends=0, waiting_on="a worker")
+        )
+        self.to_send: Executable = select(*self._of_due()).where(
+            run.c.id.in_(bindparam("ids", expanding=True)), run.c.status == "suspended"
+        )
+
+    @staticmethod
+    def _pair(run_id: Column[Any], step_id: Column[Any]) -> Any:
+        return tuple_(run_id, step_id).in_(bindparam("waits", expanding=True))
+
+    def _log(self) -> None:
+        event, taken = self._tables.event, self._tables.taken
+        columns = [event.c[name] for name in OF_LOG]
+        self.event_log: Select[Any] = select(*columns)
+        is_wait = taken.c.step_id.is_not(None).label("is_wait")
+        place = func.row_number().over(
+            partition_by=(taken.c.event, taken.c.step_id.is_not(None)), order_by=(taken.c.taken_at, taken.c.run_id)
+        )
+        total = func.count().over(partition_by=(taken.c.event, taken.c.step_id.is_not(None)))
+        numbered = (
+            select(taken.c.event, taken.c.run_id, is_wait, place.label("place"), total.label("total"))
+            .where(taken.c.event.in_(bindparam("events", expanding=True)))
+            .subquery()
+        )
+        self.takers_of: Executable = (
+            select(numbered)
+            .where(numbered.c.place <= bindparam("most", type_=Integer))
+            .order_by(numbered.c.event, numbered.c.place)
+        )
+        self.oldest_events: Executable = (
+            select(event.c.seq, event.c.emitted_at, event.c.dispatched_at, self._dialect.now().label("now"))
+            .order_by(event.c.seq)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.forget_events: Executable = delete(event).where(event.c.seq.in_(bindparam("events", expanding=True)))
+        self.forget_takers: Executable = delete(taken).where(taken.c.event.in_(bindparam("events", expanding=True)))

@@ -1,0 +1,115 @@
+"""The event-dispatch task: what an emitted event does.
+
+``emit`` tells of each event by the signal :data:`event_emitted`; its receiver queues this task, and a dispatch that
+is lost or dies is queued again by the sweeper. It can be done twice, and by two workers at once: a wait is answered
+under its run's lock, and a run that an event starts has an id made from the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, Task
+from celery.utils.dispatch import Signal
+from sqlalchemy.exc import DBAPIError
+
+from ..core.codec import encode
+from ..engine.events import EVENT_GRACE, event_of
+from ..engine.passing import GRACE
+from ..store.link import Link
+from ..store.records import StoredEvent
+from .message import outside_any_request
+from .runtime import runtime_of
+from .sending import Sender
+from .triggers import start_triggered
+
+__all__ = ["DISPATCH", "announce", "dispatch", "dispatch_queue", "event_emitted", "queue_dispatch", "register_dispatch"]
+
+logger = logging.getLogger("celery_durable")
+
+DISPATCH = "celery_durable.dispatch"
+_BATCH = 200
+
+event_emitted = Signal(name="event_emitted", providing_args={"event_id", "name", "key"})
+"""Sent in the emitting process once an event is recorded; the sender is the app."""
+
+
+def announce(app: Celery, event_id: str, name: str, key: str | None) -> None:
+    """An event is recorded and committed: tell whoever listens."""
+    event_emitted.send(sender=app, event_id=event_id, name=name, key=key)
+
+
+def queue_dispatch(sender: Any = None, event_id: str = "", countdown: float | None = None, **_: Any) -> None:
+    """The receiver of :data:`event_emitted`."""
+    try:
+        with outside_any_request(sender):
+            sender.tasks[DISPATCH].apply_async(
+                (event_id,), queue=runtime_of(sender).settings.queue, countdown=countdown, add_to_parent=False
+            )
+    except Exception as error:
+        logger.warning(
+            "event %s is recorded, but its dispatch could not be sent (%s: %s). A worker sends it when the broker is "
+            "back",
+            event_id,
+            type(error).__name__,
+            error,
+        )
+
+
+def dispatch_queue(app: Celery) -> str:
+    """The queue that dispatches go to."""
+    return runtime_of(app).settings.queue or app.conf.task_default_queue
+
+
+def register_dispatch(app: Celery) -> None:
+    """Give an app the task. Not by ``app.tasks``, which would finalize an app that is not complete yet."""
+
+    def run(task: Any, event_id: str) -> None:
+        dispatch(task.app, event_id)
+
+    app.task(
+        run,
+        name=DISPATCH,
+        base=Task,  # whatever class the app's own tasks have
+        bind=True,
+        shared=False,
+        ignore_result=True,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        serializer="json",
+    )
+
+
+def dispatch(app: Celery, event_id: str) -> None:
+    """Answer the waits for an event and start the runs that it triggers, in batches that are each committed."""
+    store = runtime_of(app).store
+    with store.link() as link:
+        event = store.event(link, event_id)
+        if event is None:
+            logger.info("event %s is not there: taken back with its transaction, or forgotten", event_id)
+            return
+        store.close_gates(link, event)
+        woken = _answer_waits(app, link, event)
+        started, errors = start_triggered(app, event)
+        store.dispatched(link, event_id, encode(errors) if errors else None)
+    logger.info("event %s %r dispatched: it woke %d runs and started %d", event_id, event.name, woken, started)
+
+
+def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:
+    store, sender = runtime_of(app).store, Sender(app)
+    answer = encode(event_of(event))
+    woken = 0
+    for waits in store.waits_for(link, event, _BATCH):
+        runs = store.deliver(link, event, answer, waits, EVENT_GRACE)
+        woken += len(runs)
+        try:
+            sender.send(link, store.to_send(link, runs) if runs else [])
+        except DBAPIError:
+            raise
+        except Exception as error:
+            # They are due in the database. The next batch must not wait for the broker to come back.
+            logger.warning("%d woken runs could not be sent (%s); a worker sends them later", len(runs), error)
+        if len(waits) == _BATCH:
+            store.dispatching(link, event.id, GRACE)
+    return woken

@@ -1,0 +1,72 @@
+"""``emit``: publish an event from anywhere."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from celery import Celery
+
+from ..core.match import check_event_id
+from ..engine.events import EVENT_GRACE, new_event
+from ..engine.passing import current_pass, current_step
+from ..engine.where import caller
+from ..errors import DurableError
+from ..model import EventReceipt
+from .apps import the_app
+from .dispatch import announce
+from .install import install
+from .joining import join
+from .runtime import runtime_of
+
+__all__ = ["emit", "emit_by"]
+
+
+def emit(
+    name: str,
+    payload: Any = None,
+    *,
+    key: str | None = None,
+    event_id: str | None = None,
+    session: Any = None,
+) -> EventReceipt:
+    """Publish an event: it wakes the runs that wait for it, and starts those that it triggers.
+
+    ``event_id`` makes a repeated delivery count once; the same id with other content raises
+    ``EventConflict``. With a ``session`` (a SQLAlchemy ``Session`` or ``Connection``, or a Django
+    connection, on the durable database) the event commits with the caller's transaction, or not at all.
+    """
+    return emit_by(the_app(), name, payload, key=key, event_id=event_id, session=session)
+
+
+def emit_by(
+    app: Celery,
+    name: str,
+    payload: Any = None,
+    *,
+    key: str | None = None,
+    event_id: str | None = None,
+    session: Any = None,
+) -> EventReceipt:
+    """The same for a named app."""
+    running = current_pass.get()
+    if running is not None and current_step.get() is None:
+        raise DurableError(
+            f"emit({name!r}) was called in the body of run {running.run_id} ({caller()}), which is executed again at "
+            "every replay: use step.emit(id, name, ...), which emits once"
+        )
+    install(app)
+    runtime = runtime_of(app)
+    new_id = secrets.token_hex(16) if event_id is None else check_event_id(event_id)
+    event = new_event(new_id, name, payload, key, max_payload=runtime.settings.max_payload)
+    if session is None:
+        with runtime.store.link() as link:
+            emitted = runtime.store.emit(link, event, EVENT_GRACE)
+        if emitted:
+            announce(app, new_id, name, key)
+    else:
+        joined = join(runtime.store, session)
+        emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE)
+        if emitted:
+            joined.after_commit(lambda: announce(app, new_id, name, key))
+    return EventReceipt(id=new_id, duplicate=not emitted)

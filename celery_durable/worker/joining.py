@@ -1,0 +1,164 @@
+"""Writing to the durable database in a transaction of the caller's, and acting once that has committed.
+
+A start or an event that is written this way is there if and only if the caller's own rows are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.orm import Session, scoped_session
+
+from ..errors import ConfigurationError
+from ..store.store import Store
+
+__all__ = ["Joined", "is_ours", "join", "same_database"]
+
+_ACTIONS = "celery_durable.after_commit"
+_MOMENT = 0.05
+
+
+class Joined(Protocol):
+    """A transaction of the caller's."""
+
+    def execute(self, statement: Any, values: Any) -> Any:
+        """Do a statement of ours in it."""
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Do something once it has committed; never, if it does not."""
+
+
+def join(store: Store, session: Any) -> Joined:
+    """The transaction of a SQLAlchemy session or connection, or of a Django connection."""
+    if isinstance(session, scoped_session):
+        session = session()
+    if isinstance(session, Session):
+        connection = session.connection()
+        store.prepare()
+        _check(store, connection)
+        return JoinedSession(session, connection)
+    if isinstance(session, Connection):
+        store.prepare()
+        _check(store, session)
+        return JoinedConnection(session)
+    if hasattr(session, "settings_dict") and hasattr(session, "on_commit"):
+        from .joining_django import JoinedDjango
+
+        return JoinedDjango(store, session)
+    if hasattr(session, "run_sync"):
+        raise TypeError(
+            f"session={session!r} is an async one: call this inside it, as in  "
+            "await session.run_sync(lambda session: emit(..., session=session))"
+        )
+    raise TypeError(f"session={session!r}: a SQLAlchemy Session or Connection, or a Django connection, is expected")
+
+
+class JoinedSession:
+    """The transaction of a SQLAlchemy session."""
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self._session = session
+        self._connection = connection
+
+    def execute(self, statement: Any, values: Any) -> Any:
+        return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True})
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        if _ACTIONS not in self._session.info:
+            self._session.info[_ACTIONS] = []
+            event.listen(self._session, "after_commit", _committed)
+            event.listen(self._session, "after_rollback", _rolled_back)
+        self._session.info[_ACTIONS].append(action)
+
+
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint was released: nothing is committed yet
+    actions, session.info[_ACTIONS] = session.info[_ACTIONS], []
+    for action in actions:
+        action()
+
+
+def _rolled_back(session: Session) -> None:
+    if not session.in_nested_transaction():
+        session.info[_ACTIONS] = []
+
+
+class JoinedConnection:
+    """The transaction of a SQLAlchemy connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Any, values: Any) -> Any:
+        return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True})
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """SQLAlchemy tells of a connection's commit only before it is done: a moment later, then.
+
+        Where that is too early the action finds nothing, and the sweeper does it.
+        """
+        transaction = self._connection.get_transaction()
+
+        def committing(connection: Connection) -> None:
+            if connection.get_transaction() is transaction:
+                threading.Timer(_MOMENT, action).start()
+
+        event.listen(self._connection, "commit", committing, once=True)
+
+
+def _check(store: Store, connection: Connection) -> None:
+    """Refuse a session on another database: what is written there would never be found."""
+    engine = connection.engine
+    if engine is store.engine or same_database(engine.url, store.engine.url):
+        return
+    if engine.dialect.name == store.engine.dialect.name:
+        # Another name for it, perhaps: another host name, a pooler in front of it.
+        execute = partial(connection.execute, execution_options={"preserve_rowcount": True})
+        if is_ours(store, engine.url, execute):
+            return
+    raise ConfigurationError(
+        f"the session is on {engine.url.render_as_string(hide_password=True)}, and the durable database is "
+        f"{store.engine.url.render_as_string(hide_password=True)}: only what is written to one database commits "
+        "together. Use a session on the durable database, set durable_database_url to yours, or leave session out."
+    )
+
+
+_known: dict[tuple[str, str], bool] = {}
+
+
+def is_ours(store: Store, url: URL, execute: Callable[..., Any]) -> bool:
+    """Whether a connection finds the mark that this store has left in its own database."""
+    pair = (str(store.engine.url), str(url))
+    if pair not in _known:
+        with store.link() as link:
+            mark = store.identity(link)
+        try:
+            _known[pair] = execute(store.statements.marked).scalar() == mark
+        except Exception:  # it has no such table: SQLAlchemy's error, or Django's
+            return False
+    return _known[pair]
+
+
+_LOOPBACK = {None, "", "localhost", "127.0.0.1", "::1"}
+_PORTS = {"postgresql": 5432, "mysql": 3306}
+
+
+def same_database(one: URL | str, other: URL | str) -> bool:
+    """Whether two URLs lead to one database, by whatever drivers."""
+    return _place(make_url(one)) == _place(make_url(other)) is not None
+
+
+def _place(url: URL) -> tuple[Any, ...] | None:
+    kind = url.get_backend_name().replace("mariadb", "mysql")
+    if kind == "sqlite":
+        if not url.database or url.database == ":memory:" or "mode=memory" in str(url):
+            return None  # each engine has its own
+        return kind, str(Path(url.database.removeprefix("file:")).resolve())
+    host = url.host or url.query.get("host") or url.query.get("unix_socket")
+    return kind, "localhost" if host in _LOOPBACK else host, url.port or _PORTS.get(kind), url.database

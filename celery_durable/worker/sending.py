@@ -1,0 +1,100 @@
+"""Sending the messages of runs that are due: by the sweeper, and by the dispatch of an event."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import SerializationError
+
+from ..engine.passing import GRACE
+from ..errors import DurableError
+from ..store.link import Link
+from ..store.records import Due, Fence
+from .message import queue_of, send
+from .runtime import runtime_of
+
+__all__ = ["Backlog", "Sender", "grace"]
+
+logger = logging.getLogger("celery_durable")
+
+_CHUNK = 50
+_LONGEST_GRACE = 32
+_BACKLOG_LOOKS = 20
+
+
+class Backlog:
+    """Which queues have messages still. Asked of the broker once for each queue."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._depths: dict[str, bool] = {}
+
+    def explains(self, queue: str | None, sends: int) -> bool:
+        """Whether a message that was sent is probably waiting in its queue, not lost."""
+        return queue is not None and 0 < sends < _BACKLOG_LOOKS and self._has_messages(queue)
+
+    def _has_messages(self, queue: str) -> bool:
+        if queue not in self._depths:
+            try:
+                with self._app.connection_for_read() as connection:
+                    declared = connection.default_channel.queue_declare(queue, passive=True)
+                self._depths[queue] = declared.message_count > 0
+            except Exception:  # no such queue, or a transport that can't tell
+                self._depths[queue] = False
+        return self._depths[queue]
+
+
+def grace(sends: int) -> int:
+    """Microseconds that a message has which was sent so often before."""
+    return GRACE * int(min(2**sends, _LONGEST_GRACE))
+
+
+class Sender:
+    """Sends what is due, and marks it as sent."""
+
+    def __init__(self, app: Celery, backlog: Backlog | None = None) -> None:
+        self._app = app
+        self._runtime = runtime_of(app)
+        self._backlog = backlog or Backlog(app)
+
+    def send(self, link: Link, runs: list[Due]) -> None:
+        """Send the messages of these runs; a sender that dies in between leaves duplicates, which do nothing."""
+        for start in range(0, len(runs), _CHUNK):
+            self._send_chunk(link, runs[start : start + _CHUNK])
+
+    def _send_chunk(self, link: Link, chunk: list[Due]) -> None:
+        marks: list[tuple[Fence, int, bool]] = []
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for due in chunk:
+                    # One by one: those sent before one fails are marked all the same.
+                    marks.append(self._send_one(due, producer))  # noqa: PERF401
+        finally:
+            self._runtime.store.mark_sent(link, marks)
+
+    def _send_one(self, due: Due, producer: Any) -> tuple[Fence, int, bool]:
+        """Send one run's message; what to mark: its fence, when to look again, whether it was sent."""
+        delay = max(0, (due.wake_at or 0) - due.now)
+        if delay and not self._runtime.etas.take(delay):
+            return due.fence, delay, False
+        try:
+            if due.sends and self._backlog.explains(queue_of(self._app, due.task, due.message), due.sends):
+                return due.fence, GRACE, True
+            send(
+                self._app,
+                due.task,
+                due.fence.run_id,
+                arguments=due.arguments,
+                kept=due.message,
+                passes=due.passes,
+                retries=due.retries,
+                delay=delay,
+                producer=producer,
+            )
+        except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
+            # This run's message can't be made: it must not keep the others from being sent.
+            logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
+            return due.fence, grace(_LONGEST_GRACE), True
+        return due.fence, delay + grace(due.sends), True
