@@ -68,7 +68,7 @@ def check_run_id(run_id: object) -> str:
 def derived_id(*parts: str) -> str:
     """An id that the same parts always lead to, in the form of a UUID."""
     text = json.dumps(parts)
-    return str(UUID(bytes=hashlib.blake2b(text.encode(), digest_size=16).digest(), version=8))
+    return str(UUID(bytes=hashlib.blake2b(text.encode(), digest_size=16).digest(), version=5))
 
 
 def gate_of(*parts: str) -> int:

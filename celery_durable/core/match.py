@@ -63,9 +63,11 @@ def check_pattern(pattern: object) -> str:
     """A name, or the beginning of names with a trailing ``*``."""
     if pattern == "*":
         return "*"
-    if isinstance(pattern, str) and pattern.endswith("*"):
-        return check_event_name(pattern[:-1]) + "*"
-    return check_event_name(pattern)
+    if not isinstance(pattern, str) or not pattern.endswith("*"):
+        return check_event_name(pattern)
+    if "*" in pattern[:-1]:
+        raise ValueError(f"{pattern!r}: a * is a wildcard at the end of a name only")
+    return check_event_name(pattern[:-1]) + "*"
 
 
 def covers(pattern: str, name: str) -> bool:

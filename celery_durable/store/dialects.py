@@ -8,6 +8,8 @@ what is written here and nothing that a driver adds.
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +123,7 @@ def _tune_sqlite(engine: Engine) -> None:
     def tune(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout = 30000")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
@@ -131,6 +133,19 @@ def _tune_sqlite(engine: Engine) -> None:
         # a read that turns into a write later fails at once when another process wrote meanwhile.
         if connection.get_execution_options().get("isolation_level") == SQLITE.transaction_isolation:
             connection.exec_driver_sql(SQLITE.begin)
+
+
+def _use_wal(cursor: Any) -> None:
+    """The busy timeout does not hold for this: while another process does the same, SQLite refuses at once."""
+    limit = time.monotonic() + 30
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > limit:
+                raise
+            time.sleep(0.02)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

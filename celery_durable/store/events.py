@@ -15,18 +15,18 @@ from ..core.codec import decode
 from ..core.ids import gate_of
 from ..core.match import matches
 from ..core.replay import Record
-from ..errors import EventConflict
+from ..errors import ConfigurationError, EventConflict
 from ..model import FINISHED
 from .base import Execute
 from .link import Link
 from .recording import Recording, TakenBack
 from .records import Due, Fence, NewEvent, NewWait, Overtaken, StepWrite, StoredEvent
 from .statements import STEP_COLUMNS
+from .tables import GATES
 from .upkeep import Upkeep
 
 __all__ = ["Events"]
 
-_GATES = 256
 _PAGE = 100
 
 
@@ -127,12 +127,13 @@ class Events(Recording, Upkeep):
         return True
 
     def _at_gates(self, connection: Connection, statement: Executable, gates: Iterable[int]) -> None:
-        """Lock the rows that stand for gates; a row is made when it is needed first."""
-        names = sorted({f"gate-{gate % _GATES:03}" for gate in gates})
+        """Lock the rows that stand for gates."""
+        names = sorted({GATES[gate % len(GATES)] for gate in gates})
         if len(connection.execute(statement, {"gates": names}).all()) < len(names):
-            for name in names:
-                connection.execute(self.statements.make_gate, {"gate": name})
-            connection.execute(statement, {"gates": names})
+            raise ConfigurationError(
+                f"rows named gate-... are missing in the table {self.tables.lease.name}, so an event and a wait could "
+                f"miss each other. The migration makes {len(GATES)} of them: put them back"
+            )
 
     def _look(self, connection: Connection, run_id: str, wait: NewWait) -> StoredEvent | None:
         """The oldest event that answers a wait and that the run has not had."""
@@ -226,6 +227,21 @@ class Events(Recording, Upkeep):
 
         link.run(close)
 
+    def kinds_of_waits(self, link: Link, event: StoredEvent) -> set[bool]:
+        """Whether there are waits of this event's name and key (False), and some of its name only (True)."""
+        statement, values = self.statements.kinds_by_name, {"at_name": event.name}
+        if event.key is not None:
+            statement, values = self.statements.kinds_by_key, values | {"at_key": event.key}
+        return {bool(row.keyless) for row in self._rows(link, statement, values)}
+
+    def earlier_events(self, link: Link, event: StoredEvent, *, of_any_key: bool, limit: int) -> list[str]:
+        """The events before this one that are not dispatched yet and might answer the same waits."""
+        values: dict[str, Any] = {"at_name": event.name, "at_seq": event.seq, "limit": limit}
+        statement = self.statements.earlier_by_name
+        if not of_any_key:
+            statement, values = self.statements.earlier_by_key, values | {"at_key": event.key}
+        return [row.id for row in self._rows(link, statement, values)]
+
     def waits_for(self, link: Link, event: StoredEvent, limit: int) -> Iterator[list[tuple[str, str]]]:
         """The waits that an event answers, each by its run and step, in batches."""
         statement = self.statements.waits_by_name if event.key is None else self.statements.waits_by_key
@@ -294,6 +310,10 @@ class Events(Recording, Upkeep):
     def dispatching(self, link: Link, event_id: str, due_in: int) -> None:
         """The event is being dispatched: it need not be sent again for that long."""
         self._changed(link, self.statements.dispatching, {"at_id": event_id, "due_in": due_in})
+
+    def postponed(self, link: Link, event_id: str, error: str, due_in: int) -> None:
+        """Something that the event has to do could not be done: the dispatch is to be tried again."""
+        self._changed(link, self.statements.postponed, {"at_id": event_id, "error": error, "due_in": due_in})
 
     def dispatched(self, link: Link, event_id: str, error: str | None) -> None:
         """All that the event has to do is done."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from ..errors import ConfigurationError
 from .dialects import Dialect
@@ -85,10 +85,10 @@ class Link:
         connection.exec_driver_sql(self._dialect.begin)
         try:
             yield
-        except DBAPIError:
-            raise  # the connection is dropped, and the transaction with it
-        except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
+        except BaseException as error:
+            # After an error of the connection it is dropped, and the transaction with it.
+            if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):
+                connection.exec_driver_sql("ROLLBACK")
             raise
         connection.exec_driver_sql("COMMIT")
 

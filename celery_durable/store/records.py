@@ -142,6 +142,8 @@ class StoredEvent(NamedTuple):
     key: str | None
     payload: str
     emitted_at: int
+    sends: int
+    dispatched_at: int | None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ def migrate(engine: Engine, prefix: str) -> bool:
     Two processes may migrate at once (all workers of a SQLite project do at their first start): they
     take turns, and who comes second finds it done.
     """
+    with engine.connect() as connection:
+        if schema_state(connection, prefix) == "current":
+            return False  # without a lock, which on SQLite a transaction of the caller's may hold
     with engine.connect() as connection, _OneAtATime(connection, prefix):
         state = schema_state(connection, prefix)
         if state == "newer":

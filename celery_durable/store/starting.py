@@ -32,6 +32,10 @@ class Starting(StoreBase):
         values = self._pending_values(run)
         return self._insert_both(execute, run, values) or self._is_own_start(execute, run, values["token"])
 
+    def is_started(self, link: Link, run_id: str) -> bool:
+        """Whether there is a run of this id."""
+        return bool(self._rows(link, self.statements.started, {"at_id": run_id}))
+
     def _pending_values(self, run: NewRun) -> dict[str, Any]:
         return self._start_values(run) | {
             "status": "pending",

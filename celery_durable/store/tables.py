@@ -32,7 +32,11 @@ from sqlalchemy.types import TypeEngine
 from ..core.ids import MAX_ID
 from .sealing import Sealed, Sealer
 
-__all__ = ["Tables", "bounded", "counter", "unbounded"]
+__all__ = ["GATES", "Tables", "bounded", "counter", "unbounded"]
+
+
+GATES = tuple(f"gate-{number:03}" for number in range(256))
+"""Rows of ``lease`` on MySQL that are locked and never changed: see ``statements/events.py``."""
 
 
 def bounded(length: int) -> TypeEngine[str]:

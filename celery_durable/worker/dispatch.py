@@ -21,7 +21,7 @@ from ..store.link import Link
 from ..store.records import StoredEvent
 from .message import outside_any_request
 from .runtime import runtime_of
-from .sending import Sender
+from .sending import Sender, grace
 from .triggers import start_triggered
 
 __all__ = ["DISPATCH", "announce", "dispatch", "dispatch_queue", "event_emitted", "queue_dispatch", "register_dispatch"]
@@ -30,6 +30,8 @@ logger = logging.getLogger("celery_durable")
 
 DISPATCH = "celery_durable.dispatch"
 _BATCH = 200
+_MOST_SENDS = 12
+"""How often an event is dispatched again that could not start a run: for an hour, in which a fixed deploy may come."""
 
 event_emitted = Signal(name="event_emitted", providing_args={"event_id", "name", "key"})
 """Sent in the emitting process once an event is recorded; the sender is the app."""
@@ -89,11 +91,40 @@ def dispatch(app: Celery, event_id: str) -> None:
         if event is None:
             logger.info("event %s is not there: taken back with its transaction, or forgotten", event_id)
             return
+        if event.dispatched_at is not None:
+            return
         store.close_gates(link, event)
-        woken = _answer_waits(app, link, event)
-        started, errors = start_triggered(app, event)
-        store.dispatched(link, event_id, encode(errors) if errors else None)
-    logger.info("event %s %r dispatched: it woke %d runs and started %d", event_id, event.name, woken, started)
+        keyless = store.kinds_of_waits(link, event)
+        if keyless:
+            _dispatch_earlier(app, link, event, of_any_key=True in keyless)
+        _dispatch(app, link, event, waits=bool(keyless))
+
+
+def _dispatch_earlier(app: Celery, link: Link, event: StoredEvent, *, of_any_key: bool) -> None:
+    """Events that were emitted before this one come before it, whatever became of their own dispatches."""
+    store = runtime_of(app).store
+    done: set[str] = set()
+    while True:
+        earlier = store.earlier_events(link, event, of_any_key=of_any_key, limit=_BATCH)
+        if done.issuperset(earlier):
+            return
+        for event_id in earlier:
+            found = store.event(link, event_id) if event_id not in done else None
+            done.add(event_id)
+            if found is not None and found.dispatched_at is None:
+                store.close_gates(link, found)
+                _dispatch(app, link, found, waits=True)
+
+
+def _dispatch(app: Celery, link: Link, event: StoredEvent, *, waits: bool) -> None:
+    store = runtime_of(app).store
+    woken = _answer_waits(app, link, event) if waits else 0
+    started, errors = start_triggered(app, event)
+    if errors and event.sends < _MOST_SENDS:
+        store.postponed(link, event.id, encode(errors), grace(event.sends))
+    else:
+        store.dispatched(link, event.id, encode(errors) if errors else None)
+    logger.info("event %s %r dispatched: it woke %d runs and started %d", event.id, event.name, woken, started)
 
 
 def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from ..errors import ConfigurationError
+from ..store.link import explain
 from ..store.store import Store
 
 __all__ = ["Joined", "is_ours", "join", "same_database"]
@@ -38,14 +41,9 @@ def join(store: Store, session: Any) -> Joined:
     if isinstance(session, scoped_session):
         session = session()
     if isinstance(session, Session):
-        connection = session.connection()
-        store.prepare()
-        _check(store, connection)
-        return JoinedSession(session, connection)
+        return JoinedSession(store, session)
     if isinstance(session, Connection):
-        store.prepare()
-        _check(store, session)
-        return JoinedConnection(session)
+        return JoinedConnection(store, session)
     if hasattr(session, "settings_dict") and hasattr(session, "on_commit"):
         from .joining_django import JoinedDjango
 
@@ -58,45 +56,19 @@ def join(store: Store, session: Any) -> Joined:
     raise TypeError(f"session={session!r}: a SQLAlchemy Session or Connection, or a Django connection, is expected")
 
 
-class JoinedSession:
-    """The transaction of a SQLAlchemy session."""
-
-    def __init__(self, session: Session, connection: Connection) -> None:
-        self._session = session
-        self._connection = connection
-
-    def execute(self, statement: Any, values: Any) -> Any:
-        return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True})
-
-    def after_commit(self, action: Callable[[], None]) -> None:
-        if _ACTIONS not in self._session.info:
-            self._session.info[_ACTIONS] = []
-            event.listen(self._session, "after_commit", _committed)
-            event.listen(self._session, "after_rollback", _rolled_back)
-        self._session.info[_ACTIONS].append(action)
-
-
-def _committed(session: Session) -> None:
-    if session.in_nested_transaction():
-        return  # a savepoint was released: nothing is committed yet
-    actions, session.info[_ACTIONS] = session.info[_ACTIONS], []
-    for action in actions:
-        action()
-
-
-def _rolled_back(session: Session) -> None:
-    if not session.in_nested_transaction():
-        session.info[_ACTIONS] = []
-
-
 class JoinedConnection:
     """The transaction of a SQLAlchemy connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, store: Store, connection: Connection) -> None:
+        store.prepare()
+        _check(store, connection)
         self._connection = connection
 
     def execute(self, statement: Any, values: Any) -> Any:
-        return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True})
+        try:
+            return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True})
+        except DBAPIError as error:
+            raise explain(error, self._connection.engine) from error
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """SQLAlchemy tells of a connection's commit only before it is done: a moment later, then.
@@ -112,16 +84,54 @@ class JoinedConnection:
         event.listen(self._connection, "commit", committing, once=True)
 
 
+class JoinedSession(JoinedConnection):
+    """The transaction of a SQLAlchemy session."""
+
+    def __init__(self, store: Store, session: Session) -> None:
+        super().__init__(store, session.connection())
+        self._session = session
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        if _ACTIONS not in self._session.info:
+            self._session.info[_ACTIONS] = _Actions()
+            event.listen(self._session, "after_commit", _committed)
+            event.listen(self._session, "after_transaction_end", _ended)
+        self._session.info[_ACTIONS].waiting.append(action)
+
+
+@dataclass
+class _Actions:
+    """What a session has to do after its transaction."""
+
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    committed: bool = False
+
+
+def _committed(session: Session) -> None:
+    if not session.in_nested_transaction():  # otherwise a savepoint was released
+        session.info[_ACTIONS].committed = True
+
+
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    """The session can be used again, so whoever hears of the event or the run may do that."""
+    if transaction.parent is not None:
+        return
+    actions, session.info[_ACTIONS] = session.info[_ACTIONS], _Actions()
+    if actions.committed:
+        for action in actions.waiting:
+            action()
+
+
 def _check(store: Store, connection: Connection) -> None:
     """Refuse a session on another database: what is written there would never be found."""
     engine = connection.engine
     if engine is store.engine or same_database(engine.url, store.engine.url):
         return
-    if engine.dialect.name == store.engine.dialect.name:
-        # Another name for it, perhaps: another host name, a pooler in front of it.
-        execute = partial(connection.execute, execution_options={"preserve_rowcount": True})
-        if is_ours(store, engine.url, execute):
-            return
+    # Another name for it, perhaps: another host name, a pooler in front of it.
+    if engine.dialect.name == store.engine.dialect.name and is_ours(
+        store, engine.url, connection.begin_nested, connection.execute
+    ):
+        return
     raise ConfigurationError(
         f"the session is on {engine.url.render_as_string(hide_password=True)}, and the durable database is "
         f"{store.engine.url.render_as_string(hide_password=True)}: only what is written to one database commits "
@@ -132,14 +142,17 @@ def _check(store: Store, connection: Connection) -> None:
 _known: dict[tuple[str, str], bool] = {}
 
 
-def is_ours(store: Store, url: URL, execute: Callable[..., Any]) -> bool:
+def is_ours(
+    store: Store, url: URL, savepoint: Callable[[], AbstractContextManager[Any]], execute: Callable[..., Any]
+) -> bool:
     """Whether a connection finds the mark that this store has left in its own database."""
     pair = (str(store.engine.url), str(url))
     if pair not in _known:
         with store.link() as link:
             mark = store.identity(link)
         try:
-            _known[pair] = execute(store.statements.marked).scalar() == mark
+            with savepoint():
+                _known[pair] = execute(store.statements.marked, {}).scalar() == mark
         except Exception:  # it has no such table: SQLAlchemy's error, or Django's
             return False
     return _known[pair]
@@ -161,4 +174,6 @@ def _place(url: URL) -> tuple[Any, ...] | None:
             return None  # each engine has its own
         return kind, str(Path(url.database.removeprefix("file:")).resolve())
     host = url.host or url.query.get("host") or url.query.get("unix_socket")
-    return kind, "localhost" if host in _LOOPBACK else host, url.port or _PORTS.get(kind), url.database
+    # The options of a PostgreSQL connection may name another schema in which its tables are.
+    options = url.query.get("options")
+    return kind, "localhost" if host in _LOOPBACK else host, url.port or _PORTS.get(kind), url.database, options

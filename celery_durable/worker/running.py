@@ -24,7 +24,7 @@ from ..errors import ConfigurationError, DurableError
 from ..store.link import Link
 from ..store.records import Claim, NewRun, NotClaimed, Outcome
 from .dispatch import announce
-from .message import from_request, keep, message_form, send
+from .message import PASS_HEADER, from_request, keep, message_form, send
 from .runtime import Runtime, runtime_of
 from .showing import show_waiting, store_state
 
@@ -118,6 +118,10 @@ def _claim(task: DurableTask, request: Any, runtime: Runtime, link: Link) -> Cla
         link, request.id, worker=worker, lease=lease, slack=_EARLY, code_version=version, patience=patience
     )
     if isinstance(found, NotClaimed) and found.status is None:
+        if PASS_HEADER in (request.headers or {}) or getattr(request, PASS_HEADER, None) is not None:
+            # Sent for a run that was recorded: taken back with the caller's transaction, or pruned since.
+            logger.warning("run %s of %s is not in the database: its message is dropped", request.id, task.name)
+            raise Dropped("there is no such run")
         run = _unrecorded(task, request, runtime)
         taken = store.start_claimed(link, run, worker, lease, version, patience)
         found = taken if taken is not None else NotClaimed("running")

@@ -151,10 +151,10 @@ class Sweeper:
     def _forget(self, link: Link) -> None:
         """Delete the events that are past their retention, in batches."""
         forgotten = 0
-        while not self._stop.is_set() and self._leads(link):
+        while not self._stop.is_set():
             batch = self._runtime.store.forget_events(link, self._runtime.settings.event_retention, _BATCH)
             forgotten += batch
-            if batch < _BATCH:
+            if batch < _BATCH or not self._leads(link):
                 self._forget_at = time.monotonic() + _FORGET_EVERY
                 break
         if forgotten:

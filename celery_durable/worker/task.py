@@ -109,11 +109,13 @@ class DurableTask(Task):
         given = {"link": link, "link_error": link_error, "shadow": shadow}
         joined = None if session is None else join(runtime_of(app).store, session)
         if app.conf.task_always_eager:
-            start = partial(super().apply_async, args, kwargs, task_id or uuid(), producer, **given, **options)
+            # Not by way of Celery's serializer: what is recorded is what the body gets, here as in a worker.
+            task_id = task_id or uuid()
+            start = partial(self.apply, args, kwargs, task_id=task_id, **given, **options)
             if joined is None:
                 return start()
             joined.after_commit(start)
-            return self.AsyncResult(start.args[2])
+            return self.AsyncResult(task_id)
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.typing:
             self.__header__(*args, **kwargs)
@@ -124,7 +126,7 @@ class DurableTask(Task):
             if self._record(runtime_of(app), run) and ahead:
                 self._send_first(run, producer, given | options)
         elif runtime_of(app).store.start_within(joined.execute, run) and ahead:
-            joined.after_commit(lambda: self._send_first(run, None, given | options))
+            joined.after_commit(lambda: self._send_committed(run, given | options))
         return self.AsyncResult(run.id)
 
     def _new_run(
@@ -164,6 +166,15 @@ class DurableTask(Task):
                 f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was sent.",
             )
             raise
+
+    def _send_committed(self, run: NewRun, options: dict[str, Any]) -> None:
+        """Send the message of a run that was recorded in a transaction of the caller's, if it is there: a worker
+        would take a message without a row for one that was sent by name, and execute it."""
+        runtime = runtime_of(self._get_app())
+        with runtime.store.link() as link:
+            there = runtime.store.is_started(link, run.id)
+        if there:
+            self._send_first(run, None, options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
         """In a Django project: start a run that is there if and only if the current transaction commits."""

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from celery_durable import NonRetryable, Retry, StepInterrupted, step
+from celery_durable import EventTimeout, NonRetryable, Retry, StepInterrupted, step
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.control import RunRetry
 from celery_durable.engine.passing import current_pass
@@ -335,3 +335,54 @@ def failing() -> Any:
     step.run("before", work, "before")
     step.sleep("nap", "1h")
     raise LookupError("nothing there")
+
+
+# -- Events. Each run has its own, by its key.
+
+
+def _key() -> str:
+    run = current_pass.get()
+    assert run is not None
+    return run.run_id
+
+
+@shape(free=["one", "two", "first", "second", "poll", "gone"])
+def events_before_the_wait() -> Any:
+    one = step.emit("one", "paid", {"n": 1}, key=_key())
+    step.sleep("nap", "1h")
+    two = step.emit("two", "paid", {"n": 2}, key=_key())
+    first = step.wait_for_event("first", "paid", key=_key())
+    second = step.wait_for_event("second", "paid", key=_key(), match={"n": 2})
+    poll = step.wait_for_event("poll", "paid", key=_key(), timeout=0)
+    gone = step.wait_for_event("gone", "paid", key=_key(), timeout="1h")
+    assert first is not None
+    assert second is not None
+    assert (first.id, second.id) == (one, two)
+    return [first.payload, second.payload, poll, gone]
+
+
+@shape(free=["outside", "again"])
+def event_from_outside() -> Any:
+    step.run("before", work, "before")
+    event = step.wait_for_event("outside", key=_key())
+    again = step.wait_for_event("again", "outside", key=_key(), timeout="1h")
+    assert event is not None
+    return [step.run("after", work, "after", event.payload), again]
+
+
+@shape(free=["in-time"])
+def event_timeout() -> Any:
+    try:
+        step.wait_for_event("in-time", "never", key=_key(), timeout="1h", on_timeout="fail")
+    except EventTimeout:
+        return step.run("late", work, "late", "too late")
+
+
+@shape(free=["in-time"])
+def cancelled_by_timeout() -> Any:
+    try:
+        step.wait_for_event("in-time", "never", key=_key(), timeout="1h", on_timeout="cancel")
+    finally:
+        step.run("tidy", work, "tidy")
+        step.sleep("calm", "1h")
+        step.run("tidy more", work, "tidy-more")

@@ -11,13 +11,16 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
+from celery_durable.core.codec import encode
+from celery_durable.core.duration import SECOND
+from celery_durable.engine.events import event_of, new_event
 from celery_durable.engine.executor import Ended, Gone
 from celery_durable.model import FINISHED
 from celery_durable.store.records import Claim, Fence
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
-__all__ = ["Commits", "complete", "die", "drive", "in_child", "lose", "recover"]
+__all__ = ["Commits", "answer", "complete", "die", "drive", "in_child", "lose", "recover"]
 
 KILLED = 9
 
@@ -135,7 +138,10 @@ def drive(driver: Driver, run_id: str, commits: Commits | None = None, most: int
     """Passes until the run ends, letting time pass between them; the run's status, or who stopped it."""
     for _ in range(most):
         with commits.pausing() if commits else contextlib.nullcontext():
-            status = driver.run(run_id)["status"]
+            run = driver.run(run_id)
+            status = run["status"]
+            if status == "suspended" and "'outside'" in run["waiting_on"]:
+                answer(driver.store, run_id)
             if status == "suspended":
                 driver.let_time_pass(run_id)
         if status in FINISHED or status == "paused":
@@ -150,6 +156,19 @@ def _pass(driver: Driver, run_id: str) -> Ended | None:
     with driver.store.link() as link:
         claim = driver.store.claim(link, run_id, worker=driver.worker, lease=driver.settings.lease)
         return driver.execute(link, claim) if isinstance(claim, Claim) else None
+
+
+def answer(store: Store, run_id: str) -> None:
+    """Emit the event that a run waits for, once, and dispatch it."""
+    event = new_event(f"for-{run_id}", "outside", {"from": "the world"}, run_id, max_payload=1000)
+    with store.link() as link:
+        store.emit(link, event, SECOND)
+        emitted = store.event(link, event.id)
+        assert emitted is not None
+        store.close_gates(link, emitted)
+        for waits in store.waits_for(link, emitted, 10):
+            store.deliver(link, emitted, encode(event_of(emitted)), waits, SECOND)
+        store.dispatched(link, event.id, None)
 
 
 def recover(store: Store, run_id: str) -> bool:

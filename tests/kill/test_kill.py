@@ -74,7 +74,7 @@ def ending(driver: Driver, run_id: str) -> Ending:
         return Ending(
             run["status"],
             run["result"],
-            _said(run["error"]),
+            _said(run["error"], run_id),
             {
                 name: {column: row[column] for column in COMPARED} | {"error": _said(row["error"], run_id)}
                 for name, row in steps.items()
@@ -84,13 +84,13 @@ def ending(driver: Driver, run_id: str) -> Ending:
         )
 
 
-def _said(error: str | None, run_id: str = "") -> Any:
+def _said(error: str | None, run_id: str) -> Any:
     """An error without its traceback, which tells where the process was, and without the run's id."""
     if error is None:
         return None
     info = summary(error)
     notes = tuple(note.replace(run_id, "RUN") for note in info["notes"])
-    return (info["type"], info["message"], notes if run_id else ())
+    return (info["type"], info["message"].replace(run_id, "RUN"), notes)
 
 
 class Case:

@@ -19,3 +19,4 @@ app.conf.update(
 )
 app.conf.update(json.loads(os.environ.get("REAL_CONFIG", "{}")))
 app.autodiscover_tasks(["tests.real"])
+app.autodiscover_tasks(["tests.real"], related_name="event_tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,20 @@ def build(services: Services, folder: Path, broker: str, database: str, **config
     if broker == "rabbitmq":
         services.rabbitmq.clear()
     url = services.redis.url if broker == "redis" else services.rabbitmq.url
-    with getattr(services, database).fresh() as database_url:
+    with _database(services, folder, database) as database_url:
         runtime._runtimes.clear()  # one app for all stages, as one process has: it must see the new settings
         stage = Stage(folder, url, services.redis.url, database_url, **config)
         try:
             yield stage
         finally:
             stage.teardown()
+
+
+def _database(services: Services, folder: Path, name: str) -> AbstractContextManager[str]:
+    if name == "sqlite":
+        return nullcontext(f"sqlite:///{folder / 'durable.db'}")
+    found: AbstractContextManager[str] = getattr(services, name).fresh()
+    return found
 
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from amqp import NotFound
 from celery import Celery
 from pytest_celery import (
     CeleryBackendCluster,
@@ -238,7 +239,8 @@ class Stage(CeleryTestSetup):
             if url.startswith("redis"):
                 connection.default_channel.client.flushdb()
             else:
-                connection.default_channel.queue_purge(self.app.conf.task_default_queue)
+                with contextlib.suppress(NotFound):  # nothing was sent yet
+                    connection.default_channel.queue_purge(self.app.conf.task_default_queue)
 
     def logs(self) -> str:
         return "\n".join(worker.logs() for worker in self._started)

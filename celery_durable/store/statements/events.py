@@ -14,8 +14,11 @@ a dispatch works. A wait without a key passes the gate of the name alone, and a 
 is always: gate, then run.
 
 PostgreSQL has locks without rows for this. A row's shared lock would be written to the log, and let a stream of
-registrations keep a dispatch out for ever. MySQL's row locks are fair and not logged: there a gate is a row of
-``lease`` that nobody holds. On SQLite who writes is alone anyway.
+registrations keep a dispatch out for ever. MySQL's row locks are fair and not logged: there a gate is one of some
+rows of ``lease`` that nobody holds (the migration makes them). On SQLite who writes is alone anyway.
+
+**The order.** Events are dispatched by several workers at once, and a later one may overtake an earlier one. So a
+dispatch that finds waits first dispatches the events before its own that might answer them, too.
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ from .recording import STEP_COLUMNS
 
 __all__ = ["EventStatements"]
 
-OF_EVENT = ("seq", "id", "name", "key", "payload", "emitted_at")
-OF_LOG = (*OF_EVENT, "emitted_by", "dispatched_at", "error")
+OF_EVENT = ("seq", "id", "name", "key", "payload", "emitted_at", "sends", "dispatched_at")
+OF_LOG = (*OF_EVENT, "emitted_by", "error")
 
 
 class EventStatements(StatementGroup):
@@ -89,9 +92,6 @@ class EventStatements(StatementGroup):
             gates = select(lease.c.name).where(at_gates).order_by(lease.c.name)
             self.hold_gate: Executable = gates.with_for_update(read=True)
             self.close_gates = gates.with_for_update()
-            self.make_gate: Executable = self._insert_or_ignore(lease).values(
-                name=bindparam("gate"), holder="", until=0
-            )
 
     def _register(self) -> None:
         """Park a run that waits; where statements can be nested: pass the gate, and all of it at once."""
@@ -175,8 +175,24 @@ class EventStatements(StatementGroup):
             .order_by(wait.c.run_id, wait.c.step_id)
             .limit(bindparam("limit", type_=Integer))
         )
+        keyless = wait.c.key.is_(None)
+        kinds = select(keyless.label("keyless")).distinct().where(wait.c.name == bindparam("at_name"))
+        self.kinds_by_name: Executable = kinds.where(keyless)
+        self.kinds_by_key: Executable = kinds.where(or_(wait.c.key == bindparam("at_key"), keyless))
         self.waits_by_name: Executable = waits.where(wait.c.key.is_(None))
         self.waits_by_key: Executable = waits.where(or_(wait.c.key == bindparam("at_key"), wait.c.key.is_(None)))
+        earlier = (
+            select(event.c.id)
+            .where(
+                event.c.name == bindparam("at_name"),
+                event.c.dispatched_at.is_(None),
+                event.c.seq < bindparam("at_seq"),
+            )
+            .order_by(event.c.seq)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.earlier_by_name: Executable = earlier
+        self.earlier_by_key: Executable = earlier.where(event.c.key == bindparam("at_key"))
         self.due_events: Executable = (
             select(event.c.id, event.c.sends)
             .where(event.c.due_at <= now)
@@ -188,6 +204,9 @@ class EventStatements(StatementGroup):
             due_at=now + bindparam("due_in", type_=BigInteger), sends=event.c.sends + 1
         )
         self.dispatching: Executable = undispatched.values(due_at=now + bindparam("due_in", type_=BigInteger))
+        self.postponed: Executable = undispatched.values(
+            due_at=now + bindparam("due_in", type_=BigInteger), error=bindparam("error")
+        )
         self.dispatched: Executable = undispatched.values(dispatched_at=now, due_at=None, error=bindparam("error"))
 
     def _answer(self) -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import context, op
 
-from celery_durable.store.tables import bounded, counter, unbounded
+from celery_durable.store.tables import GATES, bounded, counter, unbounded
 
 revision = "0002"
 down_revision = "0001"
@@ -54,3 +54,6 @@ def upgrade() -> None:
         sa.Column("taken_at", sa.BigInteger, nullable=False),
     )
     op.create_index(f"ix_{prefix}taken_event", f"{prefix}taken", ["event"])
+    if op.get_bind().dialect.name == "mysql":
+        lease = sa.table(f"{prefix}lease", sa.column("name"), sa.column("holder"), sa.column("until"))
+        op.bulk_insert(lease, [{"name": name, "holder": "", "until": 0} for name in GATES])
