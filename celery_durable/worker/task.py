@@ -104,29 +104,33 @@ class DurableTask(Task):
         ``emit``) the start commits with the caller's transaction, or not at all.
         """
         app = self._get_app()
+        runtime = runtime_of(app)
         session, by_event = options.pop("session", None), options.pop("durable_event", None)
         task_id = task_id or tick_of(self, options.get("headers"))
-        given = {"link": link, "link_error": link_error, "shadow": shadow}
-        joined = None if session is None else join(runtime_of(app).store, session)
-        if app.conf.task_always_eager:
-            # Not by way of Celery's serializer: what is recorded is what the body gets, here as in a worker.
-            task_id = task_id or uuid()
-            start = partial(self.apply, args, kwargs, task_id=task_id, **given, **options)
-            if joined is None:
-                return start()
-            joined.after_commit(start)
-            return self.AsyncResult(task_id)
+        joined = None if session is None else join(runtime.store, session)
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.typing:
             self.__header__(*args, **kwargs)
+        eager = app.conf.task_always_eager
+        if eager:
+            options = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
+        options |= {"link": link, "link_error": link_error, "shadow": shadow}
         options.setdefault("ignore_result", self.ignore_result)
-        run, ahead = self._new_run(runtime_of(app), args, kwargs, task_id, given | options, by_event)
-        options.pop("retries", None)
-        if joined is None:
-            if self._record(runtime_of(app), run) and ahead:
-                self._send_first(run, producer, given | options)
-        elif runtime_of(app).store.start_within(joined.execute, run) and ahead:
-            joined.after_commit(lambda: self._send_committed(run, given | options))
+        run, ahead = self._new_run(runtime, args, kwargs, task_id, options, by_event)
+        retries = options.pop("retries", None)
+        if eager:
+            # Not by way of Celery's serializer: what is recorded is what the body gets, here as in a worker.
+            execute = partial(self.apply, args, kwargs, task_id=run.id, retries=retries or 0, **options)
+            if joined is None:
+                self._record(runtime, run)
+                return execute()
+            if runtime.store.start_within(joined.execute, run):
+                joined.after_commit(execute)
+        elif joined is None:
+            if self._record(runtime, run) and ahead:
+                self._send_first(run, producer, options)
+        elif runtime.store.start_within(joined.execute, run) and ahead:
+            joined.after_commit(lambda: self._send_committed(run, options))
         return self.AsyncResult(run.id)
 
     def _new_run(

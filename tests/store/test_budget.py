@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from celery_durable import Retry, step
+from celery_durable.core.codec import encode
+from celery_durable.engine.events import event_of, new_event
 from celery_durable.engine.executor import Failed, Finished, Parked
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
@@ -205,3 +207,57 @@ def test_a_look_of_the_sweeper_that_finds_nothing(store: Store, counter: Counter
     with store.link() as link:
         assert store.due(link, 500) == []
     assert counter.take() == (1, 0)
+
+
+def test_waiting_for_an_event(store: Store, counter: Counter) -> None:
+    first, second = costs_of(store, counter, lambda: step.wait_for_event("paid", key="k", timeout="1h"))
+    assert first == [(2, 1)]  # the state, the step and the wait under the gate; the look for an event that is there
+    assert second == [(4, 1), (1, 1)]  # the time is up: the fence, the step, the wait, what is recorded; the end
+
+
+def test_an_event_that_is_there_and_one_that_the_run_emits(store: Store, counter: Counter) -> None:
+    (costs,) = costs_of(
+        store,
+        counter,
+        lambda: step.emit("tell", "told", {"n": 1}),
+        lambda: step.wait_for_event("told", timeout="1h"),
+        lambda: step.wait_for_event("more", timeout=0),
+    )
+    assert costs == [
+        (3, 1),  # the fence, the step, the event
+        (5, 1),  # as if it waited, taken back; the fence, the step, that it is taken
+        (2, 1),  # the look, the step
+        (1, 1),
+    ]
+
+
+def test_emitting_and_dispatching(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        assert store.emit(link, new_event("e1", "paid", {}, "k", max_payload=1000), 0)
+        assert counter.take() == (1, 1)
+        event = store.event(link, "e1")
+        assert event is not None
+        store.close_gates(link, event)
+        assert store.kinds_of_waits(link, event) == set()
+        store.dispatched(link, "e1", None)
+    assert counter.take() == (4, 1)  # with nobody waiting
+
+
+def test_an_event_for_many_runs_is_a_few_statements(store: Store, counter: Counter) -> None:
+    def body() -> None:
+        step.wait_for_event("paid")
+
+    driver = Driver(store, body)
+    for number in range(50):
+        driver.start(f"r{number}")
+        driver.one_pass(f"r{number}")
+    with store.link() as link:
+        store.emit(link, new_event("e1", "paid", {}, None, max_payload=1000), 0)
+        event = store.event(link, "e1")
+        assert event is not None
+        counter.take()
+        (waits,) = store.waits_for(link, event, 100)
+        assert counter.take() == (1, 0)
+        woken = store.deliver(link, event, encode(event_of(event)), waits, 0)
+    assert len(woken) == 50
+    assert counter.take() == (7, 1)

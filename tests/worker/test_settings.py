@@ -87,3 +87,12 @@ def test_a_database_that_can_not_be_used_is_named(url: str, says: str) -> None:
     app.conf.durable_database_url = url
     with pytest.raises(ConfigurationError, match=says):
         runtime_of(app)
+
+
+def test_the_settings_of_events() -> None:
+    assert (settings_of().queue, settings_of().event_retention) == (None, 7 * 86_400 * SECOND)
+    found = settings_of(durable_queue="internal", durable_event_retention="1h")
+    assert (found.queue, found.event_retention) == ("internal", 3_600 * SECOND)
+    for name in ("durable_queue", "durable_event_retention"):
+        with pytest.raises(ConfigurationError, match=name):
+            settings_of(**{name: -1})
