@@ -102,10 +102,10 @@ def _at(path: str, value: Any) -> list[Any]:
                 found += _at(".".join(parts[count:]), value[head])
         return found
     if isinstance(value, (list, tuple)):
-        head, _, rest = path.partition(".")
+        head, dot, rest = path.partition(".")
         # isdecimal also holds for digits of other scripts, which int() reads: an index is written in ASCII.
         if head.isascii() and head.isdecimal() and len(head) < 10 and int(head) < len(value):
-            return _at(rest, value[int(head)]) if rest else [value[int(head)]]
+            return _at(rest, value[int(head)]) if dot else [value[int(head)]]
     return []
 
 

@@ -277,14 +277,14 @@ class Events(Recording, Upkeep):
                 statuses = {run.id: run.status for run in runs}
                 taking = self._taking(connection, event, waits, statuses)
                 if taking:
-                    connection.execute(self.statements.take_all, {"event": event.seq, "waits": taking})
-                    connection.execute(self.statements.answer_steps, {"waits": taking, "result": result})
+                    connection.execute(self.statements.take_all, _named(taking) | {"event": event.seq})
+                    connection.execute(self.statements.answer_steps, _named(taking) | {"result": result})
                 asleep = [run for run, _ in taking if statuses[run] == "suspended"]
                 if asleep:
                     connection.execute(self.statements.wake_runs, {"ids": asleep, "due_in": due_in})
                 over = [wait for wait in waits if statuses.get(wait[0]) in FINISHED]
                 if taking or over:
-                    connection.execute(self.statements.drop_these_waits, {"waits": [*taking, *over]})
+                    connection.execute(self.statements.drop_these_waits, _named([*taking, *over]))
                 return asleep
 
         return link.run(answer)
@@ -293,7 +293,7 @@ class Events(Recording, Upkeep):
         self, connection: Connection, event: StoredEvent, waits: Sequence[tuple[str, str]], statuses: dict[str, str]
     ) -> list[tuple[str, str]]:
         """Of these waits those that are open still, one for each run that has not had the event."""
-        there = {tuple(row) for row in connection.execute(self.statements.open_waits, {"waits": list(waits)})}
+        there = {tuple(row) for row in connection.execute(self.statements.open_waits, _named(waits))}
         values = {"event": event.seq, "ids": list(statuses)}
         had = set(connection.execute(self.statements.takers, values).scalars())
         taking = []
@@ -304,8 +304,10 @@ class Events(Recording, Upkeep):
         return taking
 
     def to_send(self, link: Link, run_ids: list[str]) -> list[Due]:
-        """Runs that were woken, with what is needed to send them."""
-        return self._read_due(link, self.statements.to_send, {"ids": run_ids})
+        """Runs that were woken and that nobody has taken yet, with what is needed to send them."""
+        return [
+            due for due in self._read_due(link, self.statements.to_send, {"ids": run_ids}) if due.status == "suspended"
+        ]
 
     def dispatching(self, link: Link, event_id: str, due_in: int) -> None:
         """The event is being dispatched: it need not be sent again for that long."""
@@ -329,3 +331,7 @@ class Events(Recording, Upkeep):
         rows = [{"at_id": event_id, "due_in": due_in} for event_id, due_in in marks]
         if rows:
             link.run(lambda connection: connection.execute(self.statements.mark_event_sent, rows))
+
+
+def _named(waits: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return {"waits": list(waits), "runs": [run for run, _ in waits]}

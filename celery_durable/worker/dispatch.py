@@ -8,6 +8,7 @@ under its run's lock, and a run that an event starts has an id made from the two
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from celery import Celery, Task
@@ -30,6 +31,8 @@ logger = logging.getLogger("celery_durable")
 
 DISPATCH = "celery_durable.dispatch"
 _BATCH = 200
+_TELL_EVERY = 1.0
+"""Seconds after which a dispatch of many batches says that it goes on."""
 _MOST_SENDS = 12
 """How often an event is dispatched again that could not start a run: for an hour, in which a fixed deploy may come."""
 
@@ -130,7 +133,7 @@ def _dispatch(app: Celery, link: Link, event: StoredEvent, *, waits: bool) -> No
 def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:
     store, sender = runtime_of(app).store, Sender(app)
     answer = encode(event_of(event))
-    woken = 0
+    woken, told = 0, time.monotonic()
     for waits in store.waits_for(link, event, _BATCH):
         runs = store.deliver(link, event, answer, waits, EVENT_GRACE)
         woken += len(runs)
@@ -141,6 +144,7 @@ def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:
         except Exception as error:
             # They are due in the database. The next batch must not wait for the broker to come back.
             logger.warning("%d woken runs could not be sent (%s); a worker sends them later", len(runs), error)
-        if len(waits) == _BATCH:
+        if time.monotonic() - told > _TELL_EVERY:
             store.dispatching(link, event.id, GRACE)
+            told = time.monotonic()
     return woken

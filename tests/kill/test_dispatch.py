@@ -44,13 +44,19 @@ def _made(url: str) -> Iterator[Celery]:
     made = Celery("dispatch", broker="memory://", set_as_current=False)
     made.conf.update(durable_database_url=url)
 
-    @made.task(base=DurableTask, name="welcome", triggers=[on_event("customer.*"), on_event("customer.created")])
+    @made.task(
+        shared=False, base=DurableTask, name="welcome", triggers=[on_event("customer.*"), on_event("customer.created")]
+    )
     def welcome(event: Event) -> None: ...
 
-    @made.task(base=DurableTask, name="bill", triggers=[on_event("customer.created", when={"plan": "pro"})])
+    @made.task(
+        shared=False, base=DurableTask, name="bill", triggers=[on_event("customer.created", when={"plan": "pro"})]
+    )
     def bill(event: Any) -> None: ...
 
-    @made.task(base=DurableTask, name="other", triggers=[on_event("customer.created", when={"plan": "free"})])
+    @made.task(
+        shared=False, base=DurableTask, name="other", triggers=[on_event("customer.created", when={"plan": "free"})]
+    )
     def other(event: Any) -> None: ...
 
     Durable(made).migrate()

@@ -32,6 +32,7 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    and_,
     bindparam,
     delete,
     exists,
@@ -234,18 +235,20 @@ class EventStatements(StatementGroup):
             .where(self._pair(step.c.run_id, step.c.id), step.c.status == "waiting")
             .values(status="completed", result=bindparam("result"), finished_at=now)
         )
+        # Named by their ids alone, which are locked: an index of the status would lead to all who sleep.
+        these_runs = run.c.id.in_(bindparam("ids", expanding=True))
         self.wake_runs: Executable = (
             update(run)
-            .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.status == "suspended")
+            .where(these_runs)
             .values(due_at=now + bindparam("due_in", type_=BigInteger), wake_at=None, sends=0, waiting_on="a worker")
         )
-        self.to_send: Executable = select(*self._of_due()).where(
-            run.c.id.in_(bindparam("ids", expanding=True)), run.c.status == "suspended"
-        )
+        self.to_send: Executable = select(*self._of_due()).where(these_runs)
 
     @staticmethod
     def _pair(run_id: Column[Any], step_id: Column[Any]) -> Any:
-        return tuple_(run_id, step_id).in_(bindparam("waits", expanding=True))
+        """The pairs; and their runs once more by themselves, by which every database takes the index."""
+        pairs = tuple_(run_id, step_id).in_(bindparam("waits", expanding=True))
+        return and_(run_id.in_(bindparam("runs", expanding=True)), pairs)
 
     def _log(self) -> None:
         event, taken = self._tables.event, self._tables.taken
