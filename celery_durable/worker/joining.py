@@ -92,6 +92,11 @@ class JoinedSession(JoinedConnection):
         self._session = session
 
     def after_commit(self, action: Callable[[], None]) -> None:
+        if isinstance(self._session.get_bind(), Connection):
+            # In a transaction that somebody else has begun, such as that of step.transaction: what the session
+            # commits is a part of it.
+            super().after_commit(action)
+            return
         if _ACTIONS not in self._session.info:
             self._session.info[_ACTIONS] = _Actions()
             event.listen(self._session, "after_commit", _committed)

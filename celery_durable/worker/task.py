@@ -29,7 +29,7 @@ from ..core.ids import check_run_id, fingerprint
 from ..core.retry import Retry
 from ..engine.control import RunRetry
 from ..engine.passing import GRACE, current_pass
-from ..errors import ConfigurationError, PayloadTooLarge, add_note
+from ..errors import ConfigurationError, DurableError, PayloadTooLarge, StepFailed, StepTimeout, add_note
 from ..store.records import NewRun
 from .install import install
 from .joining import join
@@ -275,6 +275,8 @@ class DurableTask(Task):
                 f"{self.name}: a durable run keeps its arguments, so retry(args=..., kwargs=...) can't change them. "
                 "Start another run instead."
             )
+        if isinstance(exc, DurableError) and not isinstance(exc, (StepFailed, StepTimeout)):
+            raise exc  # misuse, or a time that is up: it would be the same again
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and inside.claim.retries + 1 > limit:
             if exc is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain
 
-from celery_durable import ConfigurationError, DurableTask, NotInDurableTask, Retry, step
+from celery_durable import ConfigurationError, DurableTask, EventTimeout, NotInDurableTask, Retry, step
 from tests.worker.conftest import Desk
 
 
@@ -127,3 +127,14 @@ def test_a_wrong_retry_policy_is_refused_where_it_is_declared(app: Celery) -> No
 
     with pytest.raises(ConfigurationError, match="step_retry"):
         app.finalize()
+
+
+def test_a_time_that_is_up_is_no_reason_to_retry_the_run(desk: Desk, app: Celery) -> None:
+    @app.task(shared=False, base=DurableTask, autoretry_for=(Exception,), max_retries=3, retry_backoff=False)
+    def flow() -> None:
+        step.wait_for_event("never", timeout="1h", on_timeout="fail")
+
+    result = flow.apply()
+    with pytest.raises(EventTimeout):
+        result.get()
+    assert desk.durable.get(result.id).retries == 0

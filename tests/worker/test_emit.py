@@ -20,6 +20,7 @@ from celery_durable import (
     DurableTask,
     EventConflict,
     EventNotFound,
+    NonRetryable,
     NotSerializable,
     PayloadTooLarge,
     connect,
@@ -27,6 +28,8 @@ from celery_durable import (
     step,
 )
 from celery_durable.worker.dispatch import DISPATCH, dispatch, event_emitted
+from celery_durable.worker.emitting import emit_by
+from tests.waiting import wait_until
 from tests.worker.conftest import Desk
 
 
@@ -156,6 +159,25 @@ def test_emit_in_the_body_of_a_run_is_refused(app: Celery, desk: Desk) -> None:
 
     emitted = flow.apply().get()
     assert [event.id for event in desk.durable.events()] == [emitted]
+
+
+def test_emit_in_a_transaction_step_commits_with_it(app: Celery, desk: Desk) -> None:
+    def write(session: Any, fails: bool) -> str:
+        emitted = emit_by(app, "written", {"fails": fails}, session=session).id
+        if fails:
+            raise NonRetryable("rolled back")
+        return emitted
+
+    @app.task(shared=False, base=DurableTask)
+    def flow() -> Any:
+        emitted = step.transaction("works", write, False)
+        with pytest.raises(NonRetryable):
+            step.transaction("fails", write, True)
+        return emitted
+
+    emitted = flow.apply().get()
+    assert [event.id for event in desk.durable.events()] == [emitted]
+    assert wait_until(lambda: dispatches(desk), 5) == [emitted]
 
 
 def test_a_dispatch_of_what_is_not_there_does_nothing(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
