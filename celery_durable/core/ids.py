@@ -10,23 +10,30 @@ from uuid import UUID
 from ..errors import DurableError
 from .codec import TAG
 
-__all__ = ["MAX_ID", "check_run_id", "check_step_id", "derived_id", "fingerprint", "gate_of", "numbered"]
+__all__ = ["MAX_ID", "check_name", "check_run_id", "check_step_id", "derived_id", "fingerprint", "gate_of", "numbered"]
 
 MAX_ID = 255
 
 
-def check_step_id(step_id: object) -> str:
-    """Refuse an id that could not find its record again in every database."""
-    if not isinstance(step_id, str):
-        raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r}")
-    if not step_id or step_id != step_id.strip() or not step_id.isprintable():
+def check_name(value: object, what: str) -> str:
+    """Refuse a name under which something could not be found again in every database."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a string, and this is {value!r}: write it as one")
+    if not value or value != value.strip() or not value.isprintable():
         raise ValueError(
-            f"{step_id!r} can't be a step's id: it must not be empty, begin or end with a space, "
+            f"{value[:60]!r} can't be {what}: it must not be empty, begin or end with a space, "
             "or hold characters that can't be printed"
         )
-    if len(step_id) > MAX_ID:
-        raise ValueError(f"the step id {step_id[:40]!r}... has {len(step_id)} characters; {MAX_ID} are the most")
-    return step_id
+    if len(value) > MAX_ID:
+        raise ValueError(f"{value[:40]!r}... can't be {what}: it has {len(value)} characters; {MAX_ID} are the most")
+    return value
+
+
+def check_step_id(step_id: object) -> str:
+    """Refuse what can't be a step's id."""
+    if not isinstance(step_id, str):
+        raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r}")
+    return check_name(step_id, "a step's id")
 
 
 def numbered(name: str, occurrence: int) -> str:

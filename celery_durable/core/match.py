@@ -12,51 +12,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .ids import MAX_ID
+from .ids import check_name
 
 __all__ = ["check_event_id", "check_event_key", "check_event_name", "check_match", "check_pattern", "covers", "matches"]
 
 
 def check_event_name(name: object) -> str:
     """Refuse a name that no event can have."""
-    if not isinstance(name, str):
-        raise TypeError(f"an event's name is a string, and this is {name!r}")
-    if not name or name != name.strip() or not name.isprintable():
-        raise ValueError(
-            f"{name!r} can't be an event's name: it must not be empty, begin or end with a space, or hold "
-            "characters that can't be printed"
-        )
-    if len(name) > MAX_ID:
-        raise ValueError(f"the event name {name[:40]!r}... has {len(name)} characters; {MAX_ID} are the most")
-    if name.endswith("*"):
+    checked = check_name(name, "an event's name")
+    if checked.endswith("*"):
         raise ValueError(f"{name!r} can't be an event's name: a trailing * is the wildcard of on_event")
-    return name
+    return checked
 
 
 def check_event_key(key: object) -> str | None:
-    """Refuse a key that could not be compared in every database."""
-    if key is None:
-        return None
-    if not isinstance(key, str):
-        raise TypeError(f'an event\'s key is a string, and this is {key!r}: write it as one, such as f"order:{{id}}"')
-    if not key or key != key.strip() or not key.isprintable() or len(key) > MAX_ID:
-        raise ValueError(
-            f"{key[:60]!r} can't be an event's key: 1 to {MAX_ID} printable characters are expected, without a space "
-            "at the beginning or the end"
-        )
-    return key
+    """Refuse what can't be an event's key."""
+    return None if key is None else check_name(key, "an event's key")
 
 
 def check_event_id(event_id: object) -> str:
-    """Refuse an id under which an event could not be found again in every database."""
-    if not isinstance(event_id, str):
-        raise TypeError(f"an event_id is a string, and this is {event_id!r}: write it as one")
-    if not event_id or event_id != event_id.strip() or not event_id.isprintable() or len(event_id) > MAX_ID:
-        raise ValueError(
-            f"{event_id[:60]!r} can't be an event_id: 1 to {MAX_ID} printable characters are expected, without a "
-            "space at the beginning or the end"
-        )
-    return event_id
+    """Refuse what can't be an event's id."""
+    return check_name(event_id, "an event_id")
 
 
 def check_pattern(pattern: object) -> str:

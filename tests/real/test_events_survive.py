@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -57,8 +58,11 @@ def racing_stage(request: pytest.FixtureRequest, services: Services, tmp_path: A
 
 @pytest.mark.slow
 def test_emits_that_meet_waits_being_registered(racing_stage: Stage) -> None:
-    """Each of many runs waits for two events, which come before, while, and after it registers its waits."""
-    runs, stage = 400, racing_stage
+    """Each of many runs waits for two events, which come before, while, and after it registers its waits.
+
+    DURABLE_RACE_RUNS=5000 makes it a long one.
+    """
+    runs, stage = int(os.environ.get("DURABLE_RACE_RUNS", "400")), racing_stage
     results: dict[int, Any] = {}
     luck = random.Random(5)
 
