@@ -37,7 +37,7 @@ __all__ = ["Answer", "Door", "content_length", "shut", "sign"]
 
 logger = logging.getLogger("celery_durable")
 
-SHORTEST_TOKEN = 16
+SHORTEST_KEY = 16
 ENVELOPE = 4096
 """How much longer than the largest payload a body may be: its other members, and white space."""
 
@@ -204,11 +204,12 @@ class _Keys:
                 "not-configured",
                 "This door is shut: set durable_door_tokens or durable_door_secrets in the Celery configuration.",
             )
-        if any(len(token) < SHORTEST_TOKEN for token in tokens):
-            raise ConfigurationError(
-                f"durable_door_tokens holds a token shorter than {SHORTEST_TOKEN} characters, which can be guessed: "
-                "make one with  python -c 'import secrets; print(secrets.token_urlsafe())'"
-            )
+        for setting, keys in (("durable_door_tokens", tokens), ("durable_door_secrets", secrets)):
+            if any(len(key) < SHORTEST_KEY for key in keys):
+                raise ConfigurationError(
+                    f"{setting} holds one shorter than {SHORTEST_KEY} characters, which can be guessed: make one with  "
+                    "python -c 'import secrets; print(secrets.token_urlsafe())'"
+                )
         window = app.conf.get("durable_door_window", "5m")
         try:
             return cls(tokens, secrets, micros(window))

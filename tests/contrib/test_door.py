@@ -235,11 +235,11 @@ def test_a_request_with_a_token_is_a_new_event_each_time(house: House) -> None:
 
 
 def test_secrets_are_rotated_without_a_restart(house: House) -> None:
-    assert house.knock_signed(secret="the next secret").status == 401
-    house.app.conf.durable_door_secrets = ["the next secret", SECRET]
-    assert house.knock_signed(secret="the next secret").status == 202
+    assert house.knock_signed(secret="the next secret of both").status == 401
+    house.app.conf.durable_door_secrets = ["the next secret of both", SECRET]
+    assert house.knock_signed(secret="the next secret of both").status == 202
     assert house.knock_signed(secret=SECRET).status == 202
-    house.app.conf.durable_door_secrets = ["the next secret"]
+    house.app.conf.durable_door_secrets = ["the next secret of both"]
     assert house.knock_signed(secret=SECRET).status == 401
 
 
@@ -278,7 +278,9 @@ def test_all_candidates_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return one == other
 
     monkeypatch.setattr(door_module.hmac, "compare_digest", compare)
-    house = House(durable_door_tokens=[TOKEN, TOKEN + "2", TOKEN + "3"], durable_door_secrets=[SECRET, "b", "c"])
+    house = House(
+        durable_door_tokens=[TOKEN, TOKEN + "2", TOKEN + "3"], durable_door_secrets=[SECRET, "b" * 16, "c" * 16]
+    )
     assert house.knock().status == 202
     assert len(compared) == 3
     compared.clear()
@@ -328,6 +330,7 @@ def test_an_empty_secret_signs_nothing() -> None:
     ("configured", "names"),
     [
         ({"durable_door_tokens": "short"}, "durable_door_tokens"),
+        ({"durable_door_secrets": ["short"]}, "durable_door_secrets"),
         ({"durable_door_tokens": [TOKEN, "x" * 15]}, "durable_door_tokens"),
         ({"durable_door_tokens": 7}, "durable_door_tokens"),
         ({"durable_door_tokens": {TOKEN: True}}, "durable_door_tokens"),

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -266,6 +267,17 @@ def test_an_empty_key_in_a_list() -> None:
     assert not matches({"a.": []}, {"a": []})
     assert matches({"0.": 1}, [{"": 1}])
     assert not matches({"0.": 1}, [1])
+
+
+@pytest.mark.xfail(strict=True, reason="core/match.py, check_match keeps an Enum, which a stored payload never holds")
+def test_an_enum_stands_for_its_value() -> None:
+    class Plan(Enum):
+        PRO = "pro"
+
+    match = check_match({"plan": Plan.PRO})
+    assert match is not None
+    assert matches(decode(encode(match)), ORDER)  # as a wait has it
+    assert matches(match, ORDER)  # as on_event(when=...) has it
 
 
 def test_a_value_that_can_not_be_compared_is_not_equal() -> None:
