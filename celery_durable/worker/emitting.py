@@ -6,18 +6,20 @@ import secrets
 from typing import Any
 
 from celery import Celery
+from sqlalchemy.exc import DBAPIError
 
 from ..core.match import check_event_id
 from ..engine.events import EVENT_GRACE, new_event
 from ..engine.passing import current_pass, current_step
 from ..engine.where import caller
-from ..errors import DurableError
+from ..errors import DurableError, add_note
 from ..model import EventReceipt
+from ..store.records import NewEvent
 from .apps import the_app
 from .dispatch import announce
 from .install import install
 from .joining import join
-from .runtime import runtime_of
+from .runtime import Runtime, runtime_of
 
 __all__ = ["emit", "emit_by"]
 
@@ -60,8 +62,7 @@ def emit_by(
     new_id = secrets.token_hex(16) if event_id is None else check_event_id(event_id)
     event = new_event(new_id, name, payload, key, max_payload=runtime.settings.max_payload)
     if session is None:
-        with runtime.store.link() as link:
-            emitted = runtime.store.emit(link, event, EVENT_GRACE)
+        emitted = _record(runtime, event)
         if emitted:
             announce(app, new_id, name, key)
     else:
@@ -70,3 +71,16 @@ def emit_by(
         if emitted:
             joined.after_commit(lambda: announce(app, new_id, name, key))
     return EventReceipt(id=new_id, duplicate=not emitted)
+
+
+def _record(runtime: Runtime, event: NewEvent) -> bool:
+    try:
+        with runtime.store.link() as link:
+            return runtime.store.emit(link, event, EVENT_GRACE)
+    except DBAPIError as error:
+        add_note(
+            error,
+            f"celery_durable: the event {event.name!r} could not be recorded in durable_database_url "
+            f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was emitted.",
+        )
+        raise

@@ -12,10 +12,12 @@ from celery import Celery
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from celery_durable import DurableTask, Retry, step
+from celery_durable import Durable, DurableTask, Retry, step
 from celery_durable.core.boundary import Boundary
+from celery_durable.core.codec import encode
 from celery_durable.core.duration import SECOND
-from celery_durable.engine.executor import Ended, Finished, Gone, execute
+from celery_durable.engine.events import event_of, new_event
+from celery_durable.engine.executor import Ended, Finished, Gone, Parked, execute
 from celery_durable.engine.passing import Pass
 from celery_durable.engine.settings import Settings
 from celery_durable.store.records import Claim, NewRun, Outcome
@@ -186,3 +188,42 @@ def test_a_start_that_can_not_be_recorded_is_an_error_and_sends_nothing(postgres
         claimed = away.store.claim(link, "run", worker="test", lease=SECOND)
     assert isinstance(claimed, Claim)
     assert not isinstance(claimed, Outcome)
+
+
+def test_a_blink_at_a_wait_still_registers_it(away: Away) -> None:
+    away.start()
+
+    def body() -> Any:
+        step.run("first", away.call, "first")
+        if len(away.calls) == 1:
+            away.calls.append("cut")
+            away.cut_for(0.7)
+        event = step.wait_for_event("paid", key="k")
+        return event and event.payload
+
+    assert isinstance(away.execute(body), Parked)
+    with away.store.link() as link:
+        away.store.emit(link, new_event("e", "paid", 7, "k", max_payload=1000), SECOND)
+        event = away.store.event(link, "e")
+        assert event is not None
+        (waits,) = away.store.waits_for(link, event, 10)
+        assert waits == [("run", "paid")]
+        away.proxy.cut()
+        away.proxy.restore()  # between two operations of a dispatch: the next one connects again
+        assert away.store.deliver(link, event, encode(event_of(event)), waits, SECOND) == ["run"]
+    assert away.execute(body) == Finished(7)
+    assert away.calls == ["first", "cut"]
+
+
+def test_an_event_that_can_not_be_recorded_is_an_error_and_emits_nothing(postgresql_url: str) -> None:
+    away = Away(postgresql_url, lease=1)
+    app = Celery("away", broker="memory://", backend="cache+memory://")
+    app.conf.update(durable_database_url=away.url)
+    durable = Durable(app)
+
+    away.proxy.cut()
+    with pytest.raises(DBAPIError) as raised:
+        durable.emit("paid", event_id="e")
+    assert "so nothing was emitted" in raised.value.__notes__[0]
+    away.proxy.restore()
+    assert durable.emit("paid", event_id="e").duplicate is False
