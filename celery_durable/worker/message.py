@@ -19,6 +19,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.app.task import Task as PlainTask
 from celery.utils.time import maybe_iso8601
+from kombu import Exchange
 from kombu.serialization import dumps, loads
 
 from ..core.codec import decode
@@ -48,6 +49,7 @@ _MOMENTARY = frozenset(
         "add_to_parent",
         "connection",
         "countdown",
+        "declare",
         "eta",
         "producer",
         "publisher",
@@ -62,6 +64,9 @@ _MOMENTARY = frozenset(
     }
 )
 
+# What a task says of its messages: it is asked when one is sent, and this is for a sender that does not know it.
+_OF_TASK = ("queue", "exchange", "routing_key", "priority", "time_limit", "soft_time_limit")
+
 
 def keep(task: PlainTask, options: dict[str, Any]) -> str:
     """What has to be kept of the options of ``apply_async`` to send the message again at any time."""
@@ -69,8 +74,10 @@ def keep(task: PlainTask, options: dict[str, Any]) -> str:
     kept = {name: value for name, value in options.items() if name not in _MOMENTARY and value is not None}
     if SCHEDULE_HEADER in (kept.get("headers") or {}):  # of this start: a task started from this run has its own
         kept["headers"] = {name: value for name, value in kept["headers"].items() if name != SCHEDULE_HEADER}
-    for name in ("queue", "exchange"):
-        kept[name] = getattr(kept.get(name), "name", kept.get(name))
+    kept |= _routed(kept)
+    of_task = {name: value for name in _OF_TASK if (value := getattr(task, name, None)) is not None}
+    if of_task:
+        kept["of_task"] = of_task | _routed(of_task)
     if kept.get("expires") is not None:
         kept["expires"] = _absolute(app, kept["expires"])
     parent = app.current_worker_task
@@ -84,6 +91,15 @@ def keep(task: PlainTask, options: dict[str, Any]) -> str:
     if isinstance(body, bytes):
         body = base64.b64encode(body).decode() if binary else body.decode(encoding or "utf-8")
     return json.dumps({"type": content_type, "encoding": encoding, "body": body, "base64": binary})
+
+
+def _routed(options: dict[str, Any]) -> dict[str, Any]:
+    """A queue by its name, and an exchange by all that it takes to declare it where it is not known."""
+    queue, exchange = options.get("queue"), options.get("exchange")
+    return {
+        "queue": getattr(queue, "name", queue),
+        "exchange": exchange.as_dict() if isinstance(exchange, Exchange) else exchange,
+    }
 
 
 def from_request(task: PlainTask, request: Any) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def _listed(value: Any) -> Any:
     return sorted(value) if isinstance(value, (set, frozenset)) else value
 
 
-def _options(app: Celery, kept: str) -> dict[str, Any]:
+def _options(app: Celery, kept: str, name: str) -> dict[str, Any]:
     record = json.loads(kept)
     body: Any = record["body"]
     if record["base64"]:
@@ -120,7 +136,19 @@ def _options(app: Celery, kept: str) -> dict[str, Any]:
     accept = (
         {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
     )
-    return dict(loads(body, record["type"], record["encoding"], accept=accept))
+    options = dict(loads(body, record["type"], record["encoding"], accept=accept))
+    of_task = options.pop("of_task", {})
+    return options if name in app.tasks else of_task | options
+
+
+def _exchange(app: Celery, kept: Any) -> Any:
+    """The exchange that was kept. Some brokers know its type only from whoever declares it."""
+    if isinstance(kept, dict):
+        return Exchange(**kept)
+    for queue in app.amqp.queues.values():
+        if queue.exchange is not None and queue.exchange.name == kept:
+            return queue.exchange
+    return kept
 
 
 def message_form(value: Any) -> Any:
@@ -151,12 +179,16 @@ def send(
     producer: Any = None,
 ) -> None:
     """Send a run's message: the only way in which a message after the first one is sent."""
-    options = _options(app, kept)
+    options = _options(app, kept, name)
     args, kwargs = message_form(decode(arguments))
     if passes:
         options["expires"] = None  # the caller's, or the task's, was for the start, and that has been
     options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
     options |= {"task_id": run_id, "add_to_parent": False, "retries": retries}
+    if options.get("exchange"):
+        options["exchange"] = _exchange(app, options["exchange"])
+        if isinstance(options["exchange"], Exchange):
+            options["declare"] = [options["exchange"]]
     if delay > 0:
         options["countdown"] = delay / SECOND
     if producer is not None:
@@ -172,7 +204,9 @@ def send(
 
 def queue_of(app: Celery, name: str, kept: str) -> str | None:
     """The queue that a run's messages go to, if it is one queue."""
-    options = _options(app, kept)
+    options = _options(app, kept, name)
+    if options.get("exchange") and not options.get("queue"):
+        return None  # whichever queues are bound to it
     route = app.amqp.router.route(dict(options), name, (), {}, app.tasks.get(name))
     queue = route.get("queue")
     name_of: str | None = getattr(queue, "name", queue)
@@ -181,7 +215,7 @@ def queue_of(app: Celery, name: str, kept: str) -> str | None:
 
 def ignores_result(app: Celery, name: str, kept: str) -> bool:
     """Whether the caller, or else the task, wants no result to be stored."""
-    asked = _options(app, kept).get("ignore_result")
+    asked = _options(app, kept, name).get("ignore_result")
     return bool(getattr(app.tasks.get(name), "ignore_result", False) if asked is None else asked)
 
 

@@ -20,3 +20,4 @@ app.conf.update(
 app.conf.update(json.loads(os.environ.get("REAL_CONFIG", "{}")))
 app.autodiscover_tasks(["tests.real"])
 app.autodiscover_tasks(["tests.real"], related_name="event_tasks")
+app.autodiscover_tasks(["tests.real"], related_name="routing_tasks")

@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from celery_durable import DurableTask
 from celery_durable.core.duration import SECOND
 from celery_durable.store.records import Claim, NewRun, StepWrite
-from celery_durable.worker.message import keep
+from celery_durable.worker.message import keep, queue_of
 from celery_durable.worker.sweeper import Sweeper
 from tests.waiting import wait_until
 from tests.worker.conftest import Desk
@@ -178,3 +178,12 @@ def test_a_broker_that_is_away_leaves_the_runs_due(desk: Desk, task: Any, closed
     assert desk.row("run")["due_at"] == 1
     tick(desk)
     assert len(desk.messages()) == 1
+
+
+def test_a_backlog_elsewhere_says_nothing_of_an_exchange(app: Celery, desk: Desk, task: Any) -> None:
+    """A run that was sent to an exchange: the default queue is not its queue, however full it is."""
+    task.apply_async(("o-1",), task_id="run", exchange="orders", routing_key="order.a")
+    kept = desk.store.tables.input
+    with desk.store.engine.connect() as connection:
+        message = connection.execute(kept.select()).one().message
+    assert queue_of(app, "ship", message) is None
