@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .codec import decode, encode
 from .ids import check_name
 
 __all__ = ["check_event_id", "check_event_key", "check_event_name", "check_match", "check_pattern", "covers", "matches"]
@@ -57,7 +58,7 @@ def check_match(match: object) -> dict[str, Any] | None:
         return None
     if not isinstance(match, Mapping) or not all(isinstance(path, str) and path for path in match):
         raise TypeError(f'a mapping of payload paths to values is expected, such as {{"plan": "pro"}}, not {match!r}')
-    return dict(match)
+    return dict(decode(encode(dict(match), "what is to match")))  # as a stored payload is: an enum is its value
 
 
 def matches(match: Mapping[str, Any] | None, payload: Any) -> bool:

@@ -45,18 +45,14 @@ def _made(url: str) -> Iterator[Celery]:
     made.conf.update(durable_database_url=url)
 
     @made.task(
-        shared=False, base=DurableTask, name="welcome", triggers=[on_event("customer.*"), on_event("customer.created")]
+        shared=False, base=DurableTask, name="welcome", triggers=[on_event("visitor.*"), on_event("visitor.came")]
     )
     def welcome(event: Event) -> None: ...
 
-    @made.task(
-        shared=False, base=DurableTask, name="bill", triggers=[on_event("customer.created", when={"plan": "pro"})]
-    )
+    @made.task(shared=False, base=DurableTask, name="bill", triggers=[on_event("visitor.came", when={"plan": "pro"})])
     def bill(event: Any) -> None: ...
 
-    @made.task(
-        shared=False, base=DurableTask, name="other", triggers=[on_event("customer.created", when={"plan": "free"})]
-    )
+    @made.task(shared=False, base=DurableTask, name="other", triggers=[on_event("visitor.came", when={"plan": "free"})])
     def other(event: Any) -> None: ...
 
     Durable(made).migrate()
@@ -79,7 +75,7 @@ class Case:
         for number in range(WAITERS):
             self._waiting(f"{self.name}-{number}", None)
         self._waiting(f"{self.name}-other", '{"plan":"free"}')
-        Durable(app).emit("customer.created", {"plan": "pro"}, key=self.name, event_id=self.name)
+        Durable(app).emit("visitor.came", {"plan": "pro"}, key=self.name, event_id=self.name)
 
     def _waiting(self, run_id: str, match: str | None) -> None:
         with self.store.link() as link:
@@ -89,10 +85,10 @@ class Case:
                 link,
                 claim.fence,
                 a_step("wait", kind="wait", status="waiting", result=None),
-                NewWait("customer.created", self.name, match, claim.created_at),
+                NewWait("visitor.came", self.name, match, claim.created_at),
                 wake_at=None,
                 due_at=None,
-                waiting_on="customer.created",
+                waiting_on="visitor.came",
                 on_locked=lambda: None,
             )
 
