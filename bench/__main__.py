@@ -6,9 +6,9 @@ import platform
 import sys
 from importlib.metadata import version
 
-from bench import events, replay, steps
+from bench import events, parallel, replay, steps
 
-BENCHMARKS = {"steps": steps.main, "replay": replay.main, "events": events.main}
+BENCHMARKS = {"steps": steps.main, "replay": replay.main, "parallel": parallel.main, "events": events.main}
 
 
 def main() -> None:

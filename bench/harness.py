@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import statistics
 import tempfile
@@ -17,6 +18,7 @@ from celery_durable.core.boundary import Boundary
 from celery_durable.engine.executor import Finished, execute
 from celery_durable.engine.passing import Pass
 from celery_durable.engine.settings import Settings
+from celery_durable.engine.tasks import drive
 from celery_durable.store.records import Claim, NewRun
 from celery_durable.store.store import Store
 
@@ -33,6 +35,12 @@ class Silent:
         return False
 
     def wake(self, delay: int) -> None: ...
+
+    def target(self, signature: Any, queue: str | None) -> Any:
+        raise AssertionError("nothing is called here")
+
+    def follow(self, aftermath: Any) -> None:
+        raise AssertionError("nothing is called here")
 
     def emitted(self, event_id: str, name: str, key: str | None) -> None: ...
 
@@ -79,9 +87,13 @@ def one_pass(store: Store, body: Callable[[], Any], run_id: str | None = None) -
         run = Pass(
             claim, store=store, link=link, settings=settings, dispatcher=Silent(), step_retry=settings.step_retry
         )
-        ended = execute(run, body, Boundary())
+        ended = execute(run, lambda: _driven(run, body()), Boundary())
         assert isinstance(ended, Finished), ended
     return run_id
+
+
+def _driven(run: Pass, value: Any) -> Any:
+    return drive(run, value) if inspect.iscoroutine(value) else value
 
 
 def alternate(turns: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float, float]:

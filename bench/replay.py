@@ -32,7 +32,7 @@ def with_history(store: Store) -> str:
             for index in range(RECORDS)
         ]  # fmt: skip
         link.run(lambda connection: connection.execute(store.tables.step.insert(), rows))
-        store.suspend(link, claim.fence, step=None, wake_at=None, due_at=None, waiting_on="the bench")
+        store.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="the bench")
     return run_id
 
 

@@ -8,8 +8,10 @@
 """
 
 from .core.retry import Retry
+from .engine.block import Future
 from .engine.verbs import step
 from .errors import (
+    CallFailed,
     ConfigurationError,
     DuplicateStep,
     DurableError,
@@ -25,6 +27,7 @@ from .errors import (
     RunCancelled,
     RunNotFound,
     StartConflict,
+    StepCancelled,
     StepFailed,
     StepInterrupted,
     StepTimeout,
@@ -40,6 +43,7 @@ from .worker.task import DurableTask
 from .worker.triggers import on_event
 
 __all__ = [
+    "CallFailed",
     "ConfigurationError",
     "DuplicateStep",
     "Durable",
@@ -51,6 +55,7 @@ __all__ = [
     "EventReceipt",
     "EventRecord",
     "EventTimeout",
+    "Future",
     "HistoryMismatch",
     "NonRetryable",
     "NotInDurableTask",
@@ -62,6 +67,7 @@ __all__ = [
     "RunCancelled",
     "RunNotFound",
     "StartConflict",
+    "StepCancelled",
     "StepFailed",
     "StepInterrupted",
     "StepRecord",

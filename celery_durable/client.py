@@ -12,6 +12,7 @@ from .core.faults import summary
 from .errors import EventNotFound, RunNotFound, WrongStatus
 from .model import FINISHED, ErrorInfo, EventRecord, Page, Run, RunStatus, StepRecord, StepStatus
 from .store.eventlog import LoggedEvent
+from .store.records import Aftermath
 from .store.store import Store
 
 __all__ = ["Client"]
@@ -34,9 +35,10 @@ class Client:
         with self._store.link() as link:
             found = self._store.get(link, run_id)
             now = self._store.now(link)
+            children = self._store.children(link, run_id)
         if found is None:
             raise RunNotFound(f"there is no run {run_id!r} in {self._where()}")
-        return _run(*found, now)
+        return _run(*found, children, now)
 
     def resume(self, run_id: str) -> Run:
         """Let a paused run go on from its last recorded step."""
@@ -46,6 +48,24 @@ class Client:
         if not resumed and run.status in FINISHED:
             raise WrongStatus(f"run {run_id!r} is {run.status}: only a paused run can be resumed")
         return run
+
+    def cancel(self, run_id: str, *, force: bool = False, reason: str = "cancelled by hand") -> Run:
+        """Cancel a run: its body gets ``RunCancelled`` where it has come to, and may clean up with steps; what it has
+        called is cancelled, too. One that has not begun ends at once, as does any with ``force``.
+
+        Can be done twice; a run that has ended otherwise raises ``WrongStatus``.
+        """
+        with self._store.link() as link:
+            aftermath = self._store.cancel(link, run_id, reason, force=force)
+        if aftermath is not None:
+            self._follow(aftermath)
+        run = self.get(run_id)
+        if aftermath is None and run.status != "cancelled":
+            raise WrongStatus(f"run {run_id!r} is {run.status}: it has ended and can't be cancelled any more")
+        return run
+
+    def _follow(self, aftermath: Aftermath) -> None:
+        """Other runs have something to do: they are due, and the sweeper of a worker sends their messages."""
 
     def event(self, event_id: str) -> EventRecord:
         """One event: what it holds, whom it woke, and what it started. Raises ``EventNotFound``."""
@@ -89,7 +109,7 @@ class Client:
         return self._store.engine.url.render_as_string(hide_password=True)
 
 
-def _run(row: RowMapping, steps: list[RowMapping], now: int) -> Run:
+def _run(row: RowMapping, steps: list[RowMapping], children: list[str], now: int) -> Run:
     args, kwargs = decode(row["arguments"]) if row["arguments"] else (None, None)
     return Run(
         id=row["id"],
@@ -106,6 +126,9 @@ def _run(row: RowMapping, steps: list[RowMapping], now: int) -> Run:
         recoveries=row["recoveries"],
         worker=row["worker"] if row["status"] == "running" else None,
         code_version=row["code_version"],
+        parent=row["parent_id"],
+        parent_step=row["parent_step"],
+        children=tuple(children),
         created_at=as_datetime(row["created_at"]),
         started_at=_time(row["started_at"]),
         finished_at=_time(row["finished_at"]),
@@ -128,6 +151,8 @@ def _step(row: RowMapping, now: int) -> StepRecord:
         error=_error(row["error"]),
         attempts=row["attempts"],
         heartbeat=_value(row["heartbeat"]),
+        child=row["child"],
+        seen=row["seen"],
         wake_at=_time(row["wake_at"]),
         started_at=_time(row["started_at"]),
         finished_at=_time(row["wake_at"] if over else row["finished_at"]),

@@ -10,6 +10,8 @@
     ├── StepFailed           a step's error whose own type can't be rebuilt
     ├── StepTimeout          one attempt of a step took longer than its timeout
     ├── StepInterrupted      the worker died inside an at_most_once step
+    ├── StepCancelled        a branch was cancelled: a sibling failed, or its block was over without it
+    ├── CallFailed           what a step called failed, and its own error can't be rebuilt; or it was cancelled
     ├── EventTimeout         no event came in time, and the wait says that this is an error
     ├── StartConflict        the id was started before, with other arguments
     ├── EventConflict        the event's id was emitted before, with other content
@@ -30,6 +32,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "CallFailed",
     "ConfigurationError",
     "DuplicateStep",
     "DurableError",
@@ -45,6 +48,7 @@ __all__ = [
     "RunCancelled",
     "RunNotFound",
     "StartConflict",
+    "StepCancelled",
     "StepFailed",
     "StepInterrupted",
     "StepTimeout",
@@ -112,6 +116,18 @@ class StepInterrupted(DurableError):
     """The worker died inside an ``at_most_once`` step: whether it took effect is not known."""
 
     code = "step-interrupted"
+
+
+class StepCancelled(DurableError):
+    """A branch was cancelled: a sibling failed for good, or its block was over without it."""
+
+    code = "step-cancelled"
+
+
+class CallFailed(DurableError):
+    """What ``step.call`` called has failed with an error that can't be rebuilt here, or was cancelled."""
+
+    code = "call-failed"
 
 
 class EventTimeout(DurableError):

@@ -24,7 +24,7 @@ __all__ = [
 T = TypeVar("T")
 
 RunStatus = Literal["pending", "running", "suspended", "paused", "completed", "failed", "cancelled"]
-StepStatus = Literal["started", "waiting", "completed", "failed"]
+StepStatus = Literal["started", "waiting", "completed", "failed", "cancelled"]
 
 FINISHED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
@@ -55,6 +55,10 @@ class StepRecord(BaseModel):
     error: ErrorInfo | None = None
     attempts: int = 0
     heartbeat: Any = None
+    child: str | None = None
+    """The run, or the ordinary task, that the step has called."""
+    seen: int | None = None
+    """The place of its answer in the order in which the body got its answers."""
     wake_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -79,6 +83,11 @@ class Run(BaseModel):
     recoveries: int = 0
     worker: str | None = None
     code_version: str | None = None
+    parent: str | None = None
+    """The run that has called this one."""
+    parent_step: str | None = None
+    children: tuple[str, ...] = ()
+    """The runs and ordinary tasks that this one has called, in the order of their starts."""
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

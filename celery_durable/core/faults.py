@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import NotSerializable, StepFailed, add_note
 from .codec import decode, encode
 
-__all__ = ["read_error", "summary", "write_error"]
+__all__ = ["bounded_error", "read_error", "summary", "write_error"]
 
 _MAX_TRACEBACK = 16_000
 
@@ -45,13 +45,22 @@ def write_error(error: BaseException, note: str | None = None) -> str:
     return json.dumps(record, separators=(",", ":"))
 
 
-def read_error(text: str) -> Exception:
-    """The error of a record: its own type, or ``StepFailed``."""
+def bounded_error(error: BaseException, limit: int, note: str | None = None) -> str:
+    """The record of an error, shortened where it is larger than a stored value may be."""
+    record = write_error(error, note)
+    if len(record) <= limit:
+        return record
+    short = f"{type(error).__qualname__}: {_message(error)[:1000]}... (the error was too large to store)"
+    return write_error(StepFailed(short), note)
+
+
+def read_error(text: str, otherwise: type[Exception] = StepFailed) -> Exception:
+    """The error of a record: its own type, or another where that can't be rebuilt."""
     record = json.loads(text)
     error = _rebuild(record)
     if error is None:
         name = str(record["type"]).replace("builtins:", "").replace(":", ".")
-        error = StepFailed(f"{name}: {record['message']}")
+        error = otherwise(f"{name}: {record['message']}")
     for note in record.get("notes", ()):
         add_note(error, note)
     if record.get("lost"):

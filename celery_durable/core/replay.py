@@ -9,7 +9,7 @@ At each verb there is one question: given the run's history and what the body as
 
 * it is recorded                      -> **Replay** the answer (a value, or an error to raise)
 * nothing is recorded                 -> **Perform** it, record the outcome, go on
-* it is recorded as waiting, not due  -> **Park** the run: nothing of it stays in the worker
+* it is recorded as waiting, not due  -> **Park** the run, once nothing else of it goes on: it leaves the worker
 * it is waiting, and due              -> a sleep is over; an attempt is made again; no event came in time
 * it began and was never heard of, and must not begin twice -> **Interrupted**
 * another kind of step was recorded   -> **Mismatch**: this code does not fit this run
@@ -41,7 +41,7 @@ class Record:
 
     id: str
     kind: str
-    status: str  # started | waiting | completed | failed
+    status: str  # started | waiting | completed | failed | cancelled
     position: int = 0
     input_hash: str = ""
     result: str | None = None
@@ -49,6 +49,9 @@ class Record:
     attempts: int = 0
     wake_at: int | None = None
     heartbeat: str | None = None
+    child: str | None = None
+    seen: int | None = None
+    finished_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,13 @@ def decide(record: Record | None, ask: Ask, now: int) -> Decision:
     changed = bool(record.input_hash) and record.input_hash != ask.input_hash
     if changed and ask.strict_input:
         return Mismatch(record, ask, "input")
-    if record.status in ("completed", "failed"):
+    if record.status in ("completed", "failed", "cancelled"):
         return Replay(record, changed)
     if record.status == "started":
         if ask.at_most_once:
             return Interrupted(record)
         return Perform(max(record.attempts, 1), True, record.heartbeat, changed)
-    if record.wake_at is None and ask.kind == "wait":
+    if record.wake_at is None and ask.kind in ("wait", "call") and record.attempts:
         return Park(None, record)
     if record.wake_at is not None and record.wake_at > now:
         return Park(record.wake_at, record)

@@ -7,17 +7,18 @@ Python can't stop it, so it is left to itself in a thread of its own, its result
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..core.duration import SECOND, describe
 from ..errors import StepTimeout
 
-__all__ = ["call"]
+__all__ = ["awaited", "call", "is_green"]
 
 
 class _TimeIsUp(BaseException):
@@ -29,7 +30,7 @@ def call(work: Callable[[], Any], timeout: int | None, what: str) -> Any:
     if timeout is None:
         return work()
     seconds = max(timeout / SECOND, 0.001)
-    if _is_green():
+    if is_green():
         bounded = _in_greenlet
     elif threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
         bounded = _with_alarm
@@ -42,7 +43,25 @@ def call(work: Callable[[], Any], timeout: int | None, what: str) -> Any:
     raise StepTimeout(f"{what} took longer than its timeout of {describe(timeout)}, and was given up")
 
 
-def _is_green() -> bool:
+async def awaited(work: Awaitable[Any], timeout: int | None, what: str) -> Any:
+    """The same for an async function, which is cancelled when its time is up."""
+    if timeout is None:
+        return await work
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=max(timeout / SECOND, 0.001))
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task})
+    raise StepTimeout(f"{what} took longer than its timeout of {describe(timeout)}, and was given up")
+
+
+def is_green() -> bool:
+    """Whether greenlets have taken the place of threads."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 

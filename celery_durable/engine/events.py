@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
@@ -17,23 +17,22 @@ from pydantic import BaseModel
 from ..core.boundary import Boundary, plain_form
 from ..core.codec import decode, encode
 from ..core.duration import Duration, as_datetime, describe, micros
-from ..core.faults import read_error, summary, write_error
+from ..core.faults import read_error, write_error
 from ..core.ids import fingerprint
 from ..core.match import check_event_key, check_event_name, check_match
-from ..core.replay import Replay
+from ..core.replay import Park, Replay
 from ..errors import EventTimeout, PayloadTooLarge, RunCancelled
 from ..model import Event
 from ..store.records import NewEvent, NewWait, StepWrite, StoredEvent
+from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
 
-__all__ = ["EVENT_GRACE", "OnTimeout", "emit_event", "event_of", "new_event", "wait_for"]
+__all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "event_of", "new_event"]
 
 OnTimeout = Literal["none", "fail", "cancel"]
 
 EVENT_GRACE = 3_000_000
 """Microseconds that the dispatch of a new event may take before the sweeper sends one."""
-
-_CANCELLED = f"{RunCancelled.__module__}.{RunCancelled.__qualname__}"
 
 
 def new_event(
@@ -66,25 +65,36 @@ def event_of(stored: StoredEvent) -> Event:
 # ------------------------------------------------------------------------- emit
 
 
-def emit_event(run: Pass, id: str, name: str, payload: Any, key: str | None) -> str:
+class Emit(Branch):
     """``step.emit``: the event and the step's record are one transaction, so it is emitted once."""
-    step_id = run.take_id(id)
-    event = new_event(
-        run.new_event_id(), name, payload, key, emitted_by=run.run_id, max_payload=run.settings.max_payload
-    )
-    given = encode({"event": name, "key": key, "payload": decode(event.payload)})
-    if not isinstance(run.decide(step_id, "emit", given), Replay):
+
+    kind = "emit"
+
+    def __init__(self, run: Pass, id: str, name: str, payload: Any, key: str | None) -> None:
+        step_id = run.take_id(id)
+        self.event = new_event(
+            run.new_event_id(), name, payload, key, emitted_by=run.run_id, max_payload=run.settings.max_payload
+        )
+        super().__init__(run, step_id, encode({"event": name, "key": key, "payload": decode(self.event.payload)}))
+
+    def look(self) -> State:
+        return DONE if isinstance(self.ask(), Replay) else Act(self._emit)
+
+    def _emit(self) -> None:
+        run, event = self.run, self.event
         now = run.now()
         step = run.new_step(
-            step_id, "emit", given, status="completed", result=encode(event.id), attempts=1, started_at=now,
-            finished_at=now,
+            self.id, "emit", self.given, status="completed", result=encode(event.id), attempts=1, started_at=now,
+            finished_at=now, seen=run.next_place(),
         )  # fmt: skip
         run.keep(
             step,
             lambda: run.store.emit_step(run.link, run.fence, step, event, EVENT_GRACE, run.lease_until(), run.patience),
         )
-        run.dispatcher.emitted(event.id, name, key)
-    return str(decode(run.history[step_id].result or "null"))
+        run.dispatcher.emitted(event.id, event.name, event.key)
+
+    def value(self) -> Any:
+        return str(decode(self.run.history[self.id].result or "null"))
 
 
 # ------------------------------------------------------------------------- wait
@@ -149,75 +159,90 @@ class Wait:
         return f"the event {self.event!r}{key}"
 
 
-def wait_for(run: Pass, id: str, wait: Wait) -> Event | None:
+class EventWait(Branch):
     """``step.wait_for_event``."""
-    step_id = run.take_id(id)
-    given = run.measured(wait.given(), f"the input of step {step_id!r}")
-    decision = run.decide(step_id, "wait", given, waiting_on=str(wait))
-    if not isinstance(decision, Replay):
-        if step_id in run.history:
-            _end(run, step_id, given, wait)
-        else:
-            _begin(run, step_id, given, wait)
-    return _answer(run, step_id, wait)
 
+    kind = "wait"
 
-def _begin(run: Pass, step_id: str, given: str, wait: Wait) -> None:
-    """Take the event that is there, or register and park."""
-    now = run.now()
-    deadline = None if wait.timeout is None else now + wait.timeout
-    step = run.new_step(step_id, "wait", given, status="waiting", wake_at=deadline, started_at=now, attempts=1)
-    match = None if wait.match is None else encode(wait.match)
-    registered = NewWait(wait.event, wait.key, match, run.claim.created_at)
-    if wait.timeout == 0:
+    def __init__(self, run: Pass, id: str, wait: Wait) -> None:
+        step_id = run.take_id(id)
+        super().__init__(run, step_id, run.measured(wait.given(), f"the input of step {step_id!r}"))
+        self.wait = wait
+
+    def look(self) -> State:
+        decision = self.ask()
+        if isinstance(decision, Replay):
+            return DONE
+        if isinstance(decision, Park):
+            return Waiting(decision.wake_at, str(self.wait), outside=True)
+        if self.id in self.run.history:
+            return Act(self._end)
+        if self.wait.timeout == 0:
+            return Act(self._take_now)
+        step = self._new()
+        return Waiting(step.wake_at, str(self.wait), Opening(step, wait=self._registered()), outside=True)
+
+    def _new(self) -> StepWrite:
+        now, timeout = self.run.now(), self.wait.timeout
+        deadline = None if timeout is None else now + timeout
+        return self.run.new_step(
+            self.id, "wait", self.given, status="waiting", wake_at=deadline, started_at=now, attempts=1
+        )
+
+    def _registered(self) -> NewWait:
+        match = None if self.wait.match is None else encode(self.wait.match)
+        return NewWait(self.wait.event, self.wait.key, match, self.run.claim.created_at)
+
+    def _take_now(self) -> None:
+        """The time is up at once: it has only what is there."""
+        run, registered = self.run, self._registered()
         event = run.reaching(lambda: run.store.look(run.link, run.run_id, registered))
-    else:
-        event = run.park_unless_answered(deadline, str(wait), step=step, wait=registered)
-    if event is None:
-        run.write(_timed_out(run, step, wait))
-        return
-    taken = _settled(step, run.now(), result=encode(event_of(event)))
-    run.keep(
-        taken,
-        lambda: run.store.take_event(run.link, run.fence, taken, event.seq, run.lease_until(), run.patience),
-    )
+        if event is None:
+            run.write_all([self._timed_out(self._new())])
+        else:
+            self.take(event)
 
+    def take(self, event: StoredEvent) -> None:
+        run = self.run
+        taken = self._settled(self._new(), result=encode(event_of(event)))
+        run.keep(
+            taken,
+            lambda: run.store.take_event(run.link, run.fence, taken, event.seq, run.lease_until(), run.patience),
+        )
 
-def _end(run: Pass, step_id: str, given: str, wait: Wait) -> None:
-    """The time is up, unless an event has come meanwhile: what is recorded first counts."""
-    step = _timed_out(run, run.new_step(step_id, "wait", given, status="waiting", attempts=1), wait)
-    record = run.reaching(lambda: run.store.end_wait(run.link, run.fence, step, run.lease_until(), run.patience))
-    if record is None:
-        run.lose()
-    run.history[step_id] = record
+    def _end(self) -> None:
+        """The time is up, unless an event has come meanwhile: what is recorded first counts."""
+        run = self.run
+        step = self._timed_out(run.new_step(self.id, "wait", self.given, status="waiting", attempts=1))
+        record = run.reaching(lambda: run.store.end_wait(run.link, run.fence, step, run.lease_until(), run.patience))
+        if record is None:
+            run.lose()
+        run.history[self.id] = record
 
+    def _timed_out(self, step: StepWrite) -> StepWrite:
+        """The step as it is to be recorded when no event came in time."""
+        wait, run = self.wait, self.run
+        if wait.on_timeout == "none":
+            return self._settled(step, result="null")
+        message = (
+            f"{wait} did not come within {describe(wait.timeout or 0)} (step {step.id!r} of run {run.run_id}): emit it "
+            "in time, give the wait a longer timeout, or catch this"
+        )
+        error = EventTimeout(message) if wait.on_timeout == "fail" else RunCancelled(message)
+        return self._settled(step, status="failed", error=write_error(error))
 
-def _timed_out(run: Pass, step: StepWrite, wait: Wait) -> StepWrite:
-    """The step as it is to be recorded when no event came in time."""
-    if wait.on_timeout == "none":
-        return _settled(step, run.now(), result="null")
-    message = (
-        f"{wait} did not come within {describe(wait.timeout or 0)} (step {step.id!r} of run {run.run_id}): emit it "
-        "in time, give the wait a longer timeout, or catch this"
-    )
-    error = EventTimeout(message) if wait.on_timeout == "fail" else RunCancelled(message)
-    return _settled(step, run.now(), status="failed", error=write_error(error))
+    def _settled(self, step: StepWrite, **outcome: Any) -> StepWrite:
+        outcome = {"status": "completed", "wake_at": None, "finished_at": self.run.now()} | outcome
+        return replace(step, seen=self.run.next_place(), **outcome)
 
+    def error(self) -> BaseException:
+        # Not one that a retry of the run starts over: the time is up, whoever asks again.
+        return read_error(self.run.history[self.id].error or "{}")
 
-def _settled(step: StepWrite, now: int, **outcome: Any) -> StepWrite:
-    return StepWrite(**vars(step) | {"status": "completed", "wake_at": None, "finished_at": now} | outcome)
-
-
-def _answer(run: Pass, step_id: str, wait: Wait) -> Event | None:
-    """What is recorded, as the body gets it."""
-    record = run.history[step_id]
-    if record.error is not None:
-        told = summary(record.error)
-        if told["type"] == _CANCELLED:
-            run.cancel(told["message"])
-        raise read_error(record.error)
-    event = decode(record.result or "null")
-    if event is None or wait.form is None:
-        return event  # type: ignore[no-any-return]
-    payload = Boundary(wait.form).typed(event.payload, f"the payload of {wait}, which step {step_id!r} waited for,")
-    return event.model_copy(update={"payload": payload})  # type: ignore[no-any-return]
+    def value(self) -> Any:
+        event = decode(self.run.history[self.id].result or "null")
+        form = self.wait.form
+        if event is None or form is None:
+            return event
+        what = f"the payload of {self.wait}, which step {self.id!r} waited for,"
+        return event.model_copy(update={"payload": Boundary(form).typed(event.payload, what)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from ..core.codec import decode
 from ..core.duration import describe
 from ..core.faults import read_error, summary, write_error
 from ..errors import ConfigurationError, DurableError, HistoryMismatch, RunCancelled
+from ..store.records import Aftermath
 from .control import DatabaseAway, LeaseLost, RunRetry, Suspended, Unwind
 from .passing import Pass, current_pass
 
@@ -74,6 +76,11 @@ def execute(run: Pass, body: Callable[[], Any], result: Boundary) -> Ended:
         run.unwinding = run.unwinding or unwind
     except (Exception, RunCancelled) as raised:
         error = raised
+    except BaseException as raised:
+        # Of several tasks at once: a group of errors, with what carries the run out of the body among them.
+        if run.unwinding is None and run.cancelled is None:
+            raise
+        error = raised
     finally:
         current_pass.reset(marker)
     try:
@@ -99,13 +106,12 @@ def _end(run: Pass, value: Any, error: BaseException | None, result: Boundary) -
 
 def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> Ended:
     """The body was left before its end, whatever it did to what carried it out."""
-    if error is not None and error is not unwinding:
+    if error is not None and not _carries_out(error, unwinding):
         logger.warning(
             "run %s: an error was raised while the run was being parked, and is dropped: %r", run.run_id, error
         )
     if isinstance(unwinding, Suspended):
-        if run.wake_up is not None:
-            run.dispatcher.wake(run.wake_up)
+        _send_on(run)
         return Parked(str(unwinding), unwinding.wake_at)
     if isinstance(unwinding, HistoryMismatch):
         return _pause(run, unwinding)
@@ -123,6 +129,14 @@ def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> E
     return Gone("another worker has taken the run over")
 
 
+def _carries_out(error: BaseException, unwinding: BaseException) -> bool:
+    """Whether an error is what carries the pass out of the body, by whichever of its tasks."""
+    several = getattr(error, "exceptions", None)
+    if several is not None:
+        return all(_carries_out(one, unwinding) for one in several)
+    return error is unwinding or isinstance(error, (Unwind, CancelledError))
+
+
 def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
     logger.error("run %s is paused: %s", run.run_id, mismatch)
     reason = f"code: {mismatch}"
@@ -138,22 +152,33 @@ def _retry(run: Pass, retry: RunRetry) -> Ended:
     after = f", after {type(error).__name__}: {error}" if error is not None else ""
     run.unwinding = None
     try:
-        run.park(
-            run.now() + retry.delay,
+        run.park_with(
+            None,
             f"retry {run.claim.retries + 1} of the run in {describe(retry.delay)}{after}"[:500],
+            delay=retry.delay,
             retried=True,
             error=text,
             reset=run.blamed_steps(error),
         )
     except Suspended as parked:
-        if run.wake_up is not None:
-            run.dispatcher.wake(run.wake_up)
+        _send_on(run)
         return Parked(str(parked), parked.wake_at, retry=retry)
-    raise AssertionError("a retried run is parked")
+
+
+def _send_on(run: Pass) -> None:
+    """The run is parked: send its wake-up, if that is near, and the messages of what it calls."""
+    if run.wake_up is not None:
+        run.dispatcher.wake(run.wake_up)
+    _follow(run, run.aftermath)
+
+
+def _follow(run: Pass, aftermath: Aftermath) -> None:
+    if aftermath != Aftermath():
+        run.dispatcher.follow(aftermath)
 
 
 def _cancel(run: Pass, cancelled: BaseException | None, error: BaseException | None) -> Ended:
-    if error is not None and error is not cancelled:
+    if error is not None and cancelled is not None and not _carries_out(error, cancelled):
         logger.warning("run %s: cleaning up after it was cancelled raised an error: %r", run.run_id, error)
     kept = _close(run, "cancelled", error=run.error_record(cancelled or RunCancelled()))
     return Cancelled(str(cancelled)) if kept else Gone("another worker has taken the run over")
@@ -166,16 +191,21 @@ def _fail(run: Pass, error: BaseException) -> Ended:
 
 def _close(run: Pass, status: str, **outcome: str) -> bool:
     """Record the run's end."""
-    return run.store.finish(
+    aftermath = run.store.finish(
         run.link,
         run.fence,
         status=status,
         now=run.now(),
         lease=run.settings.lease,
-        waits=run.has_open_waits(),
+        parent=run.claim.parent,
+        open_steps=run.has_open_steps(),
         patience=run.patience,
         **outcome,
     )
+    if aftermath is None:
+        return False
+    _follow(run, aftermath)
+    return True
 
 
 def _finish(run: Pass, value: Any, result: Boundary) -> Ended:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..core.duration import SECOND, as_datetime
+from ..core.faults import write_error
 from ..core.ids import check_step_id, fingerprint, numbered
-from ..core.replay import Ask, Decision, Interrupted, Mismatch, Park, Record, Replay, decide
+from ..core.replay import Ask, Decision, Interrupted, Mismatch, Record, Replay, decide
 from ..core.retry import Retry
 from ..errors import (
     DuplicateStep,
@@ -25,15 +27,20 @@ from ..errors import (
     TooManySteps,
 )
 from ..store.link import Link
-from ..store.records import Claim, NewWait, Overtaken, StepWrite, StoredEvent
+from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store
+from .branch import Branch, Waiting, openings
 from .control import Suspended
 from .recorder import Recorder
 from .settings import Settings
 from .where import Place, caller
 from .work import StepContext
 
-__all__ = ["GRACE", "Dispatcher", "Pass", "current_pass", "current_step"]
+if TYPE_CHECKING:
+    from .calls import Target
+    from .tasks import Tasks
+
+__all__ = ["GRACE", "Dispatcher", "Pass", "current_branch", "current_pass", "current_step", "pass_of"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -41,7 +48,27 @@ GRACE = 15 * SECOND
 """How long a message that was sent may take before the sweeper asks whether it was lost."""
 
 current_pass: ContextVar[Pass | None] = ContextVar("celery_durable_pass", default=None)
+current_branch: ContextVar[str] = ContextVar("celery_durable_branch", default="")
+"""What the ids of steps begin with that are numbered within a branch of their own."""
 current_step: ContextVar[StepContext | None] = ContextVar("celery_durable_step", default=None)
+
+
+def pass_of(verb: str) -> Pass:
+    """The pass whose body has asked by this verb."""
+    run = current_pass.get()
+    if run is None:
+        place = caller()
+        raise NotInDurableTask(
+            f"{verb} was called in {place.code.co_name}() ({place.code.co_filename}, line {place.line}), which is not "
+            "being executed as a durable task: add base=DurableTask and call it with .delay() or .apply_async()."
+        )
+    if run.tasks is not None:
+        raise NotInDurableTask(
+            f"{verb} of celery_durable was called in the async def task of run {run.run_id} ({caller()}), whose event "
+            "loop it would block: import step from celery_durable.aio there, and await its verbs."
+        )
+    run.enter(verb)
+    return run
 
 
 class Dispatcher(Protocol):
@@ -52,6 +79,12 @@ class Dispatcher(Protocol):
 
     def wake(self, delay: int) -> None:
         """Send this run's message, to be executed after the delay."""
+
+    def target(self, signature: Any, queue: str | None) -> Target:
+        """What ``step.call`` was given, checked; raises where it is nothing that can be called."""
+
+    def follow(self, aftermath: Aftermath) -> None:
+        """Other runs have something to do: send their messages."""
 
     def emitted(self, event_id: str, name: str, key: str | None) -> None:
         """An event was emitted by a step: have it dispatched."""
@@ -82,6 +115,10 @@ class Pass(Recorder):
         self.cancelled: RunCancelled | None = None
         self.wake_up: int | None = None
         """The delay of the wake-up that is to be sent once the body is left."""
+        self.tasks: Tasks | None = None
+        """The event loop's side of this pass, where the task is an ``async def`` one."""
+        self.aftermath = Aftermath()
+        """What is to be done about other runs once the body is left."""
         self._places: dict[str, Place] = {}
         self._counts: dict[str, int] = {}
         self._warned: set[str] = set()
@@ -100,7 +137,8 @@ class Pass(Recorder):
             )
 
     def next_id(self, name: str) -> str:
-        """The id of the next step that is named by what it is and not by its caller."""
+        """The id of the next step that is named by what it is and not by its caller: numbered within its branch."""
+        name = f"{current_branch.get()}{name}"
         return numbered(name, self.occurrence(name))
 
     def occurrence(self, name: str) -> int:
@@ -119,47 +157,90 @@ class Pass(Recorder):
                 f"and at {place}. An id is how a recorded result finds its step again: give each use its own, "
                 f'in a loop for instance f"{step_id}-{{index}}".'
             )
+        self._asked[step_id] = len(self._asked)
         return step_id
 
-    def decide(
-        self, step_id: str, kind: str, given: str, *, at_most_once: bool = False, waiting_on: str | None = None
-    ) -> Decision:
-        """What this step comes to; parks or stops the pass where it can't go on.
-
-        ``waiting_on``: the step waits for something from outside, which may come at any moment.
-        """
+    def decide(self, step_id: str, kind: str, given: str, *, at_most_once: bool = False) -> Decision:
+        """What the history says of this step; stops the pass where the code does not fit it."""
         ask = Ask(step_id, kind, fingerprint(given), self.settings.strict_inputs, at_most_once)
         record = self.history.get(step_id)
         if at_most_once:
             self._once.add(step_id)
-        if record is None and self._position >= self.settings.max_steps:
+        if record is None and self.position_of(step_id) >= self.settings.max_steps:
             raise TooManySteps(
-                f"run {self.run_id} has recorded {self._position} steps, which is durable_max_steps, and asks for "
-                f"{step_id!r}. Start over with step.continue_as_new, or split the work into child runs."
+                f"run {self.run_id} has recorded {self.settings.max_steps} steps, which is durable_max_steps, and asks "
+                f"for {step_id!r}. Start over with step.continue_as_new, or split the work into child runs."
             )
         decision = decide(record, ask, self.now())
         if isinstance(decision, Mismatch):
             self._mismatch(decision)
-        if isinstance(decision, Park) and waiting_on is not None:
-            self.park_unless_answered(decision.wake_at, waiting_on, waits=(step_id,))
-            decision = decide(self.history[step_id], ask, self.now())
-        elif isinstance(decision, Park):
-            self.park(decision.wake_at, f"step {step_id!r}")
         if isinstance(decision, Interrupted):
-            self._interrupted(decision.record)
+            return self._interrupted(decision.record)
         if getattr(decision, "input_changed", False):
             self._warn_input(step_id)
-        if not isinstance(decision, Replay) and self.dispatcher.stopping():
-            self.park(self.now(), "a worker, its last one is shutting down")
         return decision
 
-    def _interrupted(self, record: Record) -> None:
+    def check_stopping(self) -> None:
+        """Before work is begun here: hand the run on if this worker is shutting down."""
+        if self.dispatcher.stopping():
+            self.park_with(None, "a worker, its last one is shutting down")
+
+    def check_cancelling(self, *open_branches: Branch) -> bool:
+        """Where the run is to be cancelled: record that it is at this point, and raise it into the body.
+
+        ``True``: one of these branches has got an answer meanwhile, so that they are to be looked at again.
+        """
+        if self.claim.cancelling is None or self.cancelled is not None:
+            return False
+        first, *others = open_branches
+        error = write_error(RunCancelled(self.claim.cancelling))
+        rows = [first.stopped_row(error), *(row for branch in others if (row := branch.cancelled_row()) is not None)]
+        answered = self._give_up(rows)
+        if not answered:
+            self.cancel(self.claim.cancelling)
+        return bool(answered)
+
+    def withdraw(self, rows: Sequence[StepWrite], *, unheard: bool = False) -> None:
+        """Record that these steps are given up, and with that their waits and what they called. One that has got its
+        answer meanwhile keeps it.
+
+        ``unheard``: the body is not given it any more.
+        """
+        while answered := self._give_up(rows):
+            for step_id in answered:
+                if self.history[step_id].status != "waiting":
+                    self.note_seen(step_id, withdrawn=unheard)
+            rows = [row for row in rows if row.id not in answered]
+
+    def _give_up(self, rows: Sequence[StepWrite]) -> set[str]:
+        """Write these rows, unless some of the steps have got an answer: then these are history, and nothing is
+        written."""
+        given_up = [row for row in rows if row.known and row.kind in ("wait", "call")]
+        called = [self.history[row.id].child for row in given_up]
+        if not given_up:
+            self.write_all(rows)
+            return set()
+        found = self.change(
+            Changes(
+                steps=tuple(rows),
+                given_up=tuple(row.id for row in given_up),
+                withdrawn=tuple(row.id for row in given_up if row.kind == "wait"),
+                cancelled=tuple(child for child in called if child is not None),
+            )
+        )
+        if isinstance(found, Aftermath):
+            self.dispatcher.follow(found)
+            return set()
+        self.adopt(found, [])
+        return {record.id for record in found.records}
+
+    def _interrupted(self, record: Record) -> Replay:
         error = StepInterrupted(
             f"step {record.id!r} of run {self.run_id} runs at most once, and the worker died inside it: "
             "whether it took effect is not known, and it was not run again. Look, then decide in the body."
         )
         self.settle(StepWrite(record.id, record.position, record.kind, "failed", known=True), error=error)
-        raise self.error_of(record.id)
+        return Replay(self.history[record.id])
 
     def _mismatch(self, found: Mismatch) -> None:
         place = self._places[found.asked.id]
@@ -202,50 +283,66 @@ class Pass(Recorder):
         self._raised.clear()
         self.history.clear()
 
-    def park(self, wake_at: int | None, waiting_on: str, step: StepWrite | None = None, **details: Any) -> NoReturn:
-        """Suspend the run until then, and leave the body."""
-        self.park_unless_answered(wake_at, waiting_on, step=step, **details)
-        raise AssertionError("only a wait for something from outside can be answered meanwhile")
+    def park_with(self, step: StepWrite | None, waiting_on: str, delay: int = 0, **details: Any) -> NoReturn:
+        """Suspend the run until this step is due again, or for a while, and leave the body."""
+        wake_at = self.now() + delay if step is None else step.wake_at
+        self.park(wake_at, waiting_on, Changes(steps=() if step is None else (step,)), **details)
+        raise AssertionError("only what waits for something from outside can be overtaken by it")
 
-    def park_unless_answered(
-        self,
-        wake_at: int | None,
-        waiting_on: str,
-        *,
-        step: StepWrite | None = None,
-        wait: NewWait | None = None,
-        **details: Any,
-    ) -> StoredEvent | None:
-        """Suspend the run and leave the body, unless what it is about to wait for is there.
+    def park_for(
+        self, waiting: Sequence[tuple[Branch, Waiting]], quorum: int | None = None, also_at: int | None = None
+    ) -> None:
+        """Suspend the run until one of these branches has something to do, and leave the body; or find that one
+        of them has its answer already."""
+        waits = [state for _, state in waiting]
+        ends = [until for until in (also_at, *(state.until for state in waits)) if until is not None]
+        what = waits[0].what
+        if len(waits) > 1:
+            what = f"{len(waits)} branches: {'; '.join(state.what for state in waits[:5])}"
+        parked = self.park(
+            min(ends, default=None),
+            what,
+            openings(waits),
+            watched=[branch.id for branch, state in waiting if state.outside and state.opening is None],
+            quorum=quorum,
+        )
+        self.adopt(parked, [branch for branch, _ in waiting])
 
-        ``wait`` is a new one, and then the event that answers it is returned. Those that are registered already
-        are named by ``waits``, and what has answered one is history afterwards.
-        """
+    def adopt(self, found: Overtaken, branches: Sequence[Branch]) -> None:
+        """What came from outside while this pass was at work is history now."""
+        self.history.update({record.id: record for record in found.records})
+        for branch in branches:
+            if branch.id in found.events:
+                branch.take(found.events[branch.id])
+
+    def park(self, wake_at: int | None, waiting_on: str, changes: Changes, **details: Any) -> Overtaken:
+        """Suspend the run and leave the body, unless what it is about to wait for is there."""
         ahead, due_at = self.wake_plan(wake_at)
-        details |= {
-            "wake_at": wake_at,
-            "due_at": due_at,
-            "waiting_on": waiting_on,
-            "published": ahead is not None,
-            "on_locked": lambda: self.dispatcher.announce(waiting_on, wake_at),
-            "patience": self.patience,
-        }
-
-        def suspend() -> bool | Overtaken:
-            if wait is not None and step is not None:
-                return self.store.park_for_event(self.link, self.fence, step, wait, **details)
-            return self.store.suspend(self.link, self.fence, step=step, **details)
-
-        parked = self.reaching(suspend)
-        if not isinstance(parked, Overtaken):
-            self._parked(parked, waiting_on, wake_at, ahead)
-        self.history.update({record.id: record for record in parked.records})
-        return parked.event
-
-    def _parked(self, kept: bool, waiting_on: str, wake_at: int | None, ahead: int | None) -> NoReturn:
-        if not kept:
+        changes = self.with_marks(changes)
+        parked = self.reaching(
+            lambda: self.store.suspend(
+                self.link,
+                self.fence,
+                changes=changes,
+                wake_at=wake_at,
+                due_at=due_at,
+                waiting_on=waiting_on,
+                published=ahead is not None,
+                on_locked=lambda: self.dispatcher.announce(waiting_on, wake_at),
+                patience=self.patience,
+                **details,
+            )
+        )
+        if parked is None:
             self.lose()
-        self.wake_up = ahead
+        if isinstance(parked, Aftermath):
+            self.wake_up = ahead
+            self.aftermath += parked
+            self._parked(waiting_on, wake_at)
+        self._marks |= dict(changes.marks)
+        return parked
+
+    def _parked(self, waiting_on: str, wake_at: int | None) -> NoReturn:
         logger.info(
             "run %s parked, waiting for %s%s",
             self.run_id,

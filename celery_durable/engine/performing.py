@@ -1,58 +1,71 @@
-"""How each kind of step is done, once the decision is to do it.
+"""Steps whose outcome comes from calling a function, and values that are drawn once.
 
-For a function: encode its input, decide, call it, record what came of it, and hand the body the
+For a function: encode its input, ask the history, call it, record what came of it, and hand the body the
 *recorded* outcome, decoded: what the body sees the first time is what it sees on every replay.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ..core.boundary import Boundary
 from ..core.codec import decode, encode
-from ..core.duration import Duration, Moment, as_datetime, describe, micros, moment
-from ..core.replay import Perform, Replay
+from ..core.duration import describe, micros
+from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
 from ..errors import NotSerializable
 from ..store.records import StepWrite
-from .attempt import call
+from .attempt import awaited, call
+from .branch import DONE, Act, Attempt, Branch, Ready, State, Waiting
 from .control import DatabaseAway
 from .passing import Pass, current_step
 from .work import StepContext, Work
 
-__all__ = ["perform", "recorded_value", "sleep_for", "sleep_till"]
+__all__ = ["Drawn", "Function", "FunctionAttempt", "delay_after"]
 
 logger = logging.getLogger("celery_durable")
 
 _ONCE = Retry(max_attempts=1)
 
 
-def perform(run: Pass, work: Work) -> Any:
+class Function(Branch):
     """A step that calls a function: ``step.run``, ``step.transaction``, ``@step``, ``step.wrap``."""
-    step_id = run.take_id(work.id)
-    what = f"step {step_id!r}"
-    given, args, kwargs = _input(run, work, what)
-    decision = run.decide(step_id, work.kind, given, at_most_once=work.options.at_most_once)
-    if isinstance(decision, Replay):
-        return _replayed(run, step_id, work.result())
-    assert isinstance(decision, Perform)
-    attempt = decision.attempt
-    while True:
-        step = run.new_step(
-            step_id, work.kind, given, status="completed", function=work.function, attempts=attempt,
-            started_at=run.now(), heartbeat=decision.heartbeat,
+
+    works_here = True
+
+    def __init__(self, run: Pass, work: Work) -> None:
+        self.kind = work.kind
+        self.work = work
+        step_id = run.take_id(work.id)
+        given, self.args, self.kwargs = _input(run, work, f"the input of step {step_id!r}")
+        super().__init__(run, step_id, given, at_most_once=work.options.at_most_once)
+
+    def look(self) -> State:
+        decision = self.ask()
+        if isinstance(decision, Replay):
+            return DONE
+        if isinstance(decision, Park):
+            return Waiting(decision.wake_at, f"step {self.id!r}")
+        row = self.run.new_step(
+            self.id, self.kind, self.given, status="completed", function=self.work.function,
+            attempts=decision.attempt, started_at=self.run.now(), heartbeat=decision.heartbeat,
         )  # fmt: skip
-        if work.options.at_most_once:
-            run.write(StepWrite(**vars(step) | {"status": "started"}))
-            step = StepWrite(**vars(step) | {"known": True})
-        if _attempt(run, work, step, args, kwargs):
-            return _replayed(run, step_id, work.result())
-        attempt += 1
+        return Ready(self.attempt(row))
+
+    def attempt(self, row: StepWrite) -> FunctionAttempt:
+        """An attempt at the function, whose row is this so far."""
+        return FunctionAttempt(self, row)
+
+    def value(self) -> Any:
+        what = f"the recorded result of step {self.id!r}"
+        return self.work.result().read(self.run.history[self.id].result or "null", what)
 
 
 def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -61,72 +74,150 @@ def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, 
     if not work.args and not work.kwargs:
         return "[[],{}]", [], {}
     signature = work.signature()
-    plain = signature.plain(work.args, work.kwargs, what)
-    given = run.measured(encode(list(plain), f"the input of {what}"), f"the input of {what}")
+    of_step = what.removeprefix("the input of ")
+    plain = signature.plain(work.args, work.kwargs, of_step)
+    given = run.measured(encode(list(plain), what), what)
     args, kwargs = decode(given)
-    args, kwargs = signature.arguments(tuple(args), kwargs, what)
+    args, kwargs = signature.arguments(tuple(args), kwargs, of_step)
     return given, args, kwargs
 
 
-def _replayed(run: Pass, step_id: str, boundary: Boundary) -> Any:
-    record = run.history[step_id]
-    if record.status == "failed":
-        raise run.error_of(step_id)
-    return boundary.read(record.result or "null", f"the recorded result of step {step_id!r}")
+class FunctionAttempt(Attempt):
+    """One call of a step's function."""
 
+    def __init__(self, branch: Function, row: StepWrite) -> None:
+        self.branch = branch
+        self.run = branch.run
+        self.work = branch.work
+        self.row = row
+        self.result: str | None = None
+        self.error: BaseException | None = None
+        self.recorded: StepWrite | None = None
+        self.lost = False
+        # Where a transaction keeps all other writers out, a heartbeat would wait for the one it is called in.
+        silent = self.work.kind == "transaction" and self.run.store.dialect.one_writer
+        beat = None if silent else lambda detail: self.run.write_heartbeat(self.row, detail)
+        self.context = StepContext(self.run.run_id, row.id, row.attempts, self.run.read(row.heartbeat), beat)
 
-def _attempt(run: Pass, work: Work, step: StepWrite, args: list[Any], kwargs: dict[str, Any]) -> bool:
-    """Try once and record what came of it. ``False``: try again, at once."""
-    what = f"step {step.id!r}"
-    # Where a transaction keeps all other writers out, a heartbeat would wait for the one it is called in.
-    silent = work.kind == "transaction" and run.store.dialect.one_writer
-    beat = None if silent else lambda detail: run.write_heartbeat(step, detail)
-    context = StepContext(run.run_id, step.id, step.attempts, run.read(step.heartbeat), beat)
-    timeout = None if work.options.timeout is None else micros(work.options.timeout)
-    marker = current_step.set(context)
-    try:
-        if work.kind == "transaction":
-            return _in_transaction(run, work, step, args, kwargs, timeout)
-        value = call(lambda: work.fn(*args, **kwargs), timeout, what)
-        result = _encoded(run, work, value, what)
-    except Exception as error:
-        context.close()
-        return _failed(run, work, _current(run, step), error)
-    finally:
-        context.close()
-        current_step.reset(marker)
-    run.settle(_current(run, step), result=result)
-    return True
+    @property
+    def what(self) -> str:
+        return f"step {self.row.id!r}"
 
+    @property
+    def timeout(self) -> int | None:
+        timeout = self.work.options.timeout
+        return None if timeout is None else micros(timeout)
 
-def _encoded(run: Pass, work: Work, value: Any, what: str) -> str:
-    if hasattr(value, "__await__") and hasattr(value, "close"):
-        value.close()
-        raise NotSerializable(
-            f"the function of {what} is async, and this task is not: give step.run a def function "
-            "(one that calls asyncio.run, for instance)"
-        )
-    text = work.result().write(value, f"the result of {what}")
-    return run.measured(text, f"the result of {what}")
+    def begin(self) -> StepWrite | None:
+        if not self.work.options.at_most_once:
+            return None
+        started = replace(self.row, status="started")
+        self.row = replace(self.row, known=True)
+        return started
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is to be awaited."""
+        return inspect.iscoroutinefunction(inspect.unwrap(self.work.fn)) and self.work.kind != "transaction"
 
-def _current(run: Pass, step: StepWrite) -> StepWrite:
-    """The step's row as it stands after the function may have sent heartbeats."""
-    record = run.history.get(step.id)
-    if record is None:
-        return step
-    return StepWrite(**vars(step) | {"known": True, "position": record.position, "heartbeat": record.heartbeat})
+    def call(self) -> None:
+        with self._inside():
+            if self.work.kind == "transaction":
+                self._in_transaction()
+            else:
+                value = call(lambda: self.work.fn(*self.branch.args, **self.branch.kwargs), self.timeout, self.what)
+                self.keep(value)
 
+    async def await_(self) -> None:
+        """The same for an async function, on the event loop."""
+        with self._inside():
+            work = self.work.fn(*self.branch.args, **self.branch.kwargs)
+            self.keep(await awaited(work, self.timeout, self.what))
 
-def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> bool:
-    """Record a failed attempt: the last one, or one after which the run is parked."""
-    policy = _ONCE if work.options.at_most_once else work.options.retry or run.step_retry
-    delay = None
-    if not isinstance(error, run.settings.never_retry):
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        marker = current_step.set(self.context)
         try:
-            delay = next_delay(policy, step.attempts, error, run.luck())
-        except (TypeError, ValueError) as wrong:
-            logger.error("run %s, step %r: not tried again: RetryAfter: %s", run.run_id, step.id, wrong)
+            yield
+        except Exception as error:
+            self.error = error
+        finally:
+            self.context.close()
+            current_step.reset(marker)
+
+    def keep(self, value: Any) -> None:
+        """Keep the function's value as it is to be recorded."""
+        if hasattr(value, "__await__") and hasattr(value, "close"):
+            value.close()
+            raise NotSerializable(
+                f"the function of {self.what} is async, and this task is not: give step.run a def function "
+                "(one that calls asyncio.run, for instance), or write the task as async def"
+            )
+        text = self.work.result().write(value, f"the result of {self.what}")
+        self.result = self.run.measured(text, f"the result of {self.what}")
+
+    def conclude(self) -> StepWrite | None:
+        if self.lost:
+            self.run.lose()
+        if self.recorded is not None:
+            self.run.remember(self.recorded)
+            return None
+        row = self._row_now()
+        if self.error is None:
+            return self.run.settled(row, result=self.result)
+        assert isinstance(self.error, Exception)
+        return _failed(self.run, self.work, row, self.error)
+
+    def abandon(self) -> None:
+        self.context.stop(str(self.branch.cancelled_error()))
+
+    def _row_now(self) -> StepWrite:
+        """The step's row as it stands after the function may have sent heartbeats."""
+        record = self.run.history.get(self.row.id)
+        if record is None:
+            return self.row
+        return replace(self.row, known=True, position=record.position, heartbeat=record.heartbeat)
+
+    def _in_transaction(self) -> None:
+        """The function's writes and the step's record are one transaction: both are there, or neither.
+
+        The fence comes last, right before the commit: the run's row is not locked while the function works,
+        and a worker that has lost the run finds out and takes its writes back.
+        """
+        run = self.run
+        engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
+        settled: StepWrite | None = None
+        try:
+            with engine.connect() as connection, connection.begin() as transaction:
+                # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
+                with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
+                    args, kwargs = self.branch.args, self.branch.kwargs
+                    value = call(lambda: self.work.fn(session, *args, **kwargs), self.timeout, self.what)
+                    session.commit()
+                    self.keep(value)
+                settled = run.settled(self._row_now(), result=self.result)
+                if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
+                    self.lost = True
+                    transaction.rollback()
+        except DBAPIError:
+            # Broken at the commit, perhaps: then only the database knows whether it took place.
+            if settled is None or not self._was_committed():
+                raise
+        self.recorded = settled
+
+    def _was_committed(self) -> bool:
+        try:
+            return (
+                self.run.store.step_status(self.run.link, self.run.fence, self.row.id, self.run.patience) == "completed"
+            )
+        except DBAPIError as error:
+            self.run.leave(DatabaseAway(str(error)))
+
+
+def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> StepWrite:
+    """The row of a failed attempt: the last one, or one after which it is tried again."""
+    policy = _ONCE if work.options.at_most_once else work.options.retry or run.step_retry
+    delay = None if isinstance(error, run.settings.never_retry) else delay_after(run, policy, step, error)
     logger.warning(
         "run %s, step %r: attempt %d failed with %s: %s%s",
         run.run_id,
@@ -138,94 +229,34 @@ def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> bool:
         exc_info=error if delay is None else None,
     )
     if delay is None:
-        run.settle(step, error=error)
-        return True
-    wake_at = run.now() + delay
-    text = run.describe_error(error, step)
-    waiting = StepWrite(**vars(step) | {"status": "waiting", "error": text, "wake_at": wake_at})
-    if delay:
-        run.park(wake_at, f"attempt {step.attempts + 1} of step {step.id!r}, after {run.reason(text)}", waiting)
-    run.write(waiting)
-    return False
+        return run.settled(step, error=error)
+    return replace(step, status="waiting", error=run.describe_error(error, step), wake_at=run.now() + delay)
 
 
-# ------------------------------------------------------------------ transaction
-
-
-def _in_transaction(
-    run: Pass, work: Work, step: StepWrite, args: list[Any], kwargs: dict[str, Any], timeout: int | None
-) -> bool:
-    """The function's writes and the step's record are one transaction: both are there, or neither.
-
-    The fence comes last, right before the commit: the run's row is not locked while the function works,
-    and a worker that has lost the run finds out and takes its writes back.
-    """
-    run.link.release()
-    engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
-    what = f"step {step.id!r}"
-    settled: StepWrite | None = None
-    fenced = True
+def delay_after(run: Pass, policy: Retry, step: StepWrite, error: Exception) -> int | None:
+    """How long until the next attempt; ``None`` for none."""
     try:
-        with engine.connect() as connection, connection.begin() as transaction:
-            # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
-            with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
-                value = call(lambda: work.fn(session, *args, **kwargs), timeout, what)
-                session.commit()
-                result = _encoded(run, work, value, what)
-            settled = StepWrite(**vars(_current(run, step)) | {"result": result, "finished_at": run.now()})
-            fenced = run.store.record_within(connection, run.fence, settled, run.lease_until())
-            if not fenced:
-                transaction.rollback()
-    except DBAPIError as error:
-        # Broken at the commit, perhaps: then only the database knows whether it took place.
-        if settled is None or not _was_committed(run, step):
-            raise error
-    if not fenced:
-        run.lose()
-    assert settled is not None
-    run.remember(settled)
-    return True
+        return next_delay(policy, step.attempts, error, run.luck())
+    except (TypeError, ValueError) as wrong:
+        logger.error("run %s, step %r: not tried again: RetryAfter: %s", run.run_id, step.id, wrong)
+        return None
 
 
-def _was_committed(run: Pass, step: StepWrite) -> bool:
-    try:
-        return run.store.step_status(run.link, run.fence, step.id, run.patience) == "completed"
-    except DBAPIError as error:
-        run.leave(DatabaseAway(str(error)))
-        raise
+class Drawn(Branch):
+    """``step.now()``, ``step.random()``, ``step.uuid4()``: drawn once, the same ever after."""
 
+    def __init__(self, run: Pass, kind: str, make: Callable[[], Any]) -> None:
+        self.kind = kind
+        super().__init__(run, run.take_id(run.next_id(kind)), "[[],{}]")
+        self._make = make
 
-# ------------------------------------------------------------- sleeps and values
+    def look(self) -> State:
+        return DONE if isinstance(self.ask(), Replay) else Act(self._draw)
 
+    def _draw(self) -> None:
+        run = self.run
+        step = run.new_step(self.id, self.kind, self.given, status="completed", started_at=run.now(), attempts=1)
+        run.write_all([run.settled(step, result=encode(self._make()))])
 
-def sleep_for(run: Pass, step_id: str, duration: Duration) -> None:
-    """``step.sleep``: the end is fixed at the first pass, whatever later passes ask for."""
-    length = micros(duration)
-    _sleep(run, step_id, encode({"seconds": length / 1_000_000}), run.now() + length, describe(length))
-
-
-def sleep_till(run: Pass, step_id: str, when: Moment) -> None:
-    """``step.sleep_until``."""
-    wake_at = moment(when)
-    _sleep(run, step_id, encode({"until": as_datetime(wake_at)}), wake_at, as_datetime(wake_at).isoformat())
-
-
-def _sleep(run: Pass, step_id: str, given: str, wake_at: int, what: str) -> None:
-    run.take_id(step_id)
-    if isinstance(run.decide(step_id, "sleep", given), Replay):
-        return
-    now = run.now()
-    step = run.new_step(step_id, "sleep", given, status="waiting", wake_at=wake_at, started_at=now, attempts=1)
-    if wake_at <= now:
-        run.write(StepWrite(**vars(step) | {"status": "completed", "finished_at": now, "result": "null"}))
-        return
-    run.park(wake_at, f"the sleep {step_id!r} ({what})", step)
-
-
-def recorded_value(run: Pass, kind: str, make: Callable[[], Any]) -> Any:
-    """``step.now()``, ``step.random()``, ``step.uuid4()``: made once, the same ever after."""
-    step_id = run.take_id(run.next_id(kind))
-    if not isinstance(run.decide(step_id, kind, "[[],{}]"), Replay):
-        step = run.new_step(step_id, kind, "[[],{}]", status="completed", started_at=run.now(), attempts=1)
-        run.settle(step, result=encode(make()))
-    return decode(run.history[step_id].result or "null")
+    def value(self) -> Any:
+        return decode(self.run.history[self.id].result or "null")

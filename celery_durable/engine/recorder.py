@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from ..core.codec import decode, encode
 from ..core.duration import SECOND
-from ..core.faults import read_error, summary, write_error
+from ..core.faults import bounded_error, read_error, summary
 from ..core.ids import fingerprint
 from ..core.replay import Record
 from ..errors import ConfigurationError, PayloadTooLarge, StepFailed
 from ..store.link import Link
-from ..store.records import Claim, StepWrite
+from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store
 from .control import DatabaseAway, LeaseLost, Unwind
 from .settings import Settings
@@ -26,6 +28,8 @@ __all__ = ["Recorder"]
 logger = logging.getLogger("celery_durable")
 
 T = TypeVar("T")
+
+_OF_RECORD = tuple(field.name for field in fields(Record))
 
 
 class Recorder:
@@ -42,7 +46,10 @@ class Recorder:
         self.unwinding: BaseException | None = None
         self._began = time.monotonic()
         self._lease_until = claim.now + settings.lease
-        self._position = max((record.position for record in self.history.values()), default=-1) + 1
+        self._asked: dict[str, int] = {}
+        self._seen = max((abs(record.seen or 0) for record in self.history.values()), default=0)
+        self._marks: dict[str, int] = {}
+        self._writing = threading.RLock()
         self._raised: dict[int, tuple[str, BaseException]] = {}
         self._once: set[str] = set()
 
@@ -70,6 +77,56 @@ class Recorder:
         """Record a step's row, or find out that the run is not ours any more."""
         self.keep(step, lambda: self.store.record(self.link, self.fence, step, self.lease_until(), self.patience))
 
+    def write_all(self, steps: Sequence[StepWrite]) -> None:
+        """Record what is ready together as one transaction, as one statement where the database has one for it."""
+        fresh = not self._marks and all(not step.known for step in steps)
+        if fresh and len(steps) == 1:
+            self.write(steps[0])
+        elif fresh and steps and self.store.dialect.writes_in_cte:
+            kept = self.reaching(
+                lambda: self.store.record_together(self.link, self.fence, steps, self.lease_until(), self.patience)
+            )
+            if not kept:
+                self.lose()
+            self.remember(*steps)
+        elif steps or self._marks:
+            self.change(Changes(steps=tuple(steps)))
+
+    def change(self, changes: Changes) -> Aftermath | Overtaken:
+        """Write what concerns others, too, and go on. What it leaves to be done is the caller's."""
+        changes = self.with_marks(changes)
+        found = self.reaching(
+            lambda: self.store.change(self.link, self.fence, changes, self.lease_until(), self.patience)
+        )
+        if found is None:
+            self.lose()
+        if isinstance(found, Overtaken):
+            self._marks |= dict(changes.marks)
+        else:
+            self.remember(*changes.steps)
+        return found
+
+    def with_marks(self, changes: Changes) -> Changes:
+        """The changes, and with them the order of the answers that the body was given since the last write."""
+        marks, self._marks = self._marks, {}
+        return replace(changes, marks=(*changes.marks, *marks.items()))
+
+    def note_seen(self, step_id: str, *, withdrawn: bool = False) -> None:
+        """The body is given this answer now. That is part of what has happened: it is kept with the next write.
+
+        ``withdrawn``: the answer was there, and the body did not take it any more.
+        """
+        record = self.history[step_id]
+        if record.seen is None or (withdrawn and record.seen > 0):
+            place = self.next_place()
+            self._marks[step_id] = -place if withdrawn else place
+            self.history[step_id] = replace(record, seen=self._marks[step_id])
+
+    def next_place(self) -> int:
+        """The place of one more answer in the order of all."""
+        self._seen += 1
+        return self._seen
+
     def keep(self, step: StepWrite, write: Callable[[], bool]) -> None:
         """Do a write that records this step; whether it was kept is what it returns."""
         if not self.reaching(write):
@@ -77,35 +134,34 @@ class Recorder:
         self.remember(step)
 
     def reaching(self, operation: Callable[[], T]) -> T:
-        """Do an operation of the store; leave the body where the database stays away."""
+        """Do an operation of the store, one at a time: branches on other threads send heartbeats. Leave the body
+        where the database stays away."""
         try:
-            return operation()
+            with self._writing:
+                return operation()
         except (DBAPIError, ConfigurationError) as error:
             self.leave(DatabaseAway(str(error)))
 
-    def remember(self, step: StepWrite) -> None:
-        """The row is recorded: it is history from here on, also for this pass."""
-        if not step.known:
-            self._position += 1
-        self.history[step.id] = Record(
-            step.id,
-            step.kind,
-            step.status,
-            step.position,
-            step.input_hash,
-            step.result,
-            step.error,
-            step.attempts,
-            step.wake_at,
-            step.heartbeat,
+    def remember(self, *steps: StepWrite) -> None:
+        """These rows are recorded: they are history from here on, also for this pass."""
+        for step in steps:
+            self.history[step.id] = Record(**{name: getattr(step, name) for name in _OF_RECORD})
+
+    def settled(self, step: StepWrite, *, result: str | None = None, error: BaseException | None = None) -> StepWrite:
+        """A step's row with its outcome."""
+        return replace(
+            step,
+            status="failed" if error is not None else "completed",
+            result=result,
+            error=self.describe_error(error, step) if error is not None else None,
+            finished_at=self.now(),
+            wake_at=None,
+            seen=self.next_place(),
         )
 
     def settle(self, step: StepWrite, *, result: str | None = None, error: BaseException | None = None) -> None:
         """Record a step's outcome."""
-        values = vars(step) | {"status": "completed", "result": result, "error": None, "finished_at": self.now()}
-        if error is not None:
-            values |= {"status": "failed", "error": self.describe_error(error, step)}
-        self.write(StepWrite(**values))
+        self.write(self.settled(step, result=result, error=error))
 
     def describe_error(self, error: BaseException, step: StepWrite) -> str:
         """The record of a step's error, with the note that tells where it comes from."""
@@ -114,24 +170,28 @@ class Recorder:
 
     def error_record(self, error: BaseException, note: str | None = None) -> str:
         """The record of an error, shortened where it is larger than a stored value may be."""
-        record = write_error(error, note)
-        if len(record) <= self.settings.max_payload:
-            return record
-        short = f"{type(error).__qualname__}: {str(error)[:1000]}... (the error was too large to store)"
-        return write_error(StepFailed(short), note)
+        return bounded_error(error, self.settings.max_payload, note)
 
     def new_step(self, step_id: str, kind: str, given: str, **values: Any) -> StepWrite:
         """A row for a step that has none, or the one that it has, to be changed."""
         known = self.history.get(step_id)
         return StepWrite(
             id=step_id,
-            position=known.position if known else self._position,
+            position=known.position if known else self._asked[step_id],
             kind=kind,
             input=given,
             input_hash=fingerprint(given),
             known=known is not None,
             **values,
         )
+
+    def position_of(self, step_id: str) -> int:
+        """The place of a step in the order in which this pass asks."""
+        return self._asked[step_id]
+
+    def take_position(self, step_id: str) -> int:
+        """The place of something that nobody asks for, but that happens here in every pass."""
+        return self._asked.setdefault(step_id, len(self._asked))
 
     def measured(self, text: str, what: str) -> str:
         """The text, unless it is larger than a stored value may be."""
@@ -142,11 +202,11 @@ class Recorder:
             )
         return text
 
-    def error_of(self, step_id: str) -> BaseException:
+    def error_of(self, step_id: str, otherwise: type[Exception] = StepFailed) -> BaseException:
         """The recorded error of a step, to be raised into the body."""
         text = self.history[step_id].error
         assert text is not None
-        error = read_error(text)
+        error = read_error(text, otherwise)
         self._raised[id(error)] = (step_id, error)
         return error
 
@@ -163,12 +223,17 @@ class Recorder:
     def write_heartbeat(self, step: StepWrite, detail: Any) -> None:
         """Record how far a step has come."""
         text = self.measured(encode(detail, f"the heartbeat of step {step.id!r}"), "a heartbeat")
-        known = step.id in self.history
-        self.write(StepWrite(**vars(step) | {"status": "started", "heartbeat": text, "known": known}))
+        with self._writing:
+            known = step.id in self.history
+            self.write(replace(step, status="started", heartbeat=text, known=known))
 
-    def has_open_waits(self) -> bool:
-        """Whether the run ends while something from outside is still expected: that must not be kept."""
-        return any(record.kind == "wait" and record.status == "waiting" for record in self.history.values())
+    def has_open_steps(self) -> bool:
+        """Whether the run ends while something is still expected that nobody will ask for: that must not be kept."""
+        now = self.now()
+        return any(
+            record.status == "waiting" and (record.wake_at is None or record.wake_at > now or record.kind != "sleep")
+            for record in self.history.values()
+        )
 
     # ----------------------------------------------------------------- leaving
 

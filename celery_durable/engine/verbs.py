@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -15,28 +15,23 @@ from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
 from ..model import Event
-from .events import OnTimeout, Wait, emit_event, wait_for
-from .passing import Pass, current_pass, current_step
-from .performing import perform, recorded_value, sleep_for, sleep_till
+from .block import Policy
+from .branch import Branch, complete
+from .calls import Call
+from .events import Emit, EventWait, OnTimeout, Wait
+from .parallel import Block, mapped, named
+from .passing import Pass, current_pass, current_step, pass_of
+from .performing import Drawn, Function
+from .sleeping import Sleep
+from .together import settle_block
 from .where import caller
 from .work import Options, StepContext, Work
 
-__all__ = ["Step", "step"]
+__all__ = ["Step", "Wrapped", "decorated", "step"]
 
+A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _pass_of(verb: str) -> Pass:
-    run = current_pass.get()
-    if run is None:
-        place = caller()
-        raise NotInDurableTask(
-            f"{verb} was called in {place.code.co_name}() ({place.code.co_filename}, line {place.line}), which is not "
-            "being executed as a durable task: add base=DurableTask and call it with .delay() or .apply_async()."
-        )
-    run.enter(verb)
-    return run
 
 
 class Verbs:
@@ -47,19 +42,58 @@ class Verbs:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``fn`` and record its value; a later pass returns the record without calling it."""
-        return perform(_pass_of("step.run"), Work(id, "run", fn, args, kwargs, self._options))  # type: ignore[no-any-return]
+        run = pass_of("step.run")
+        return complete(run, Function(run, Work(id, "run", fn, args, kwargs, self._options)))  # type: ignore[no-any-return]
 
     def transaction(self, id: str, fn: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``fn`` with a SQLAlchemy session on the durable database.
 
         What it writes and the step's record commit together, so its effect there is exactly once.
         """
-        work = Work(id, "transaction", fn, args, kwargs, self._options)
-        return perform(_pass_of("step.transaction"), work)  # type: ignore[no-any-return]
+        run = pass_of("step.transaction")
+        return complete(run, Function(run, Work(id, "transaction", fn, args, kwargs, self._options)))  # type: ignore[no-any-return]
+
+    def call(self, id: str, signature: Any, /) -> Any:
+        """Call another Celery task and return its result: a signature of a task or of a whole canvas, or a name.
+
+        It is executed by whichever worker takes its message, and this run is parked meanwhile.
+        """
+        run = pass_of("step.call")
+        return complete(run, Call(run, id, run.dispatcher.target(signature, self._options.queue), self._options))
+
+    def map(self, id: str, fn: Callable[[A], T], items: Iterable[A], /, *, limit: int | None = None) -> list[T]:
+        """Call ``fn`` with each item, at once, and return the values in order: one step for each, ``id[0]`` and so on.
+
+        ``limit`` bounds how many are at work at once.
+        """
+        run = pass_of("step.map")
+        group = mapped(run, id, fn, items, limit, self._options)
+        settle_block(run, group)
+        return group.answer()  # type: ignore[no-any-return]
+
+    def parallel(
+        self,
+        *,
+        limit: int | None = None,
+        settle: bool = False,
+        min_done: int | None = None,
+        max_failed: int | None = None,
+    ) -> Block:
+        """A block whose branches are at work at once: ``with step.parallel() as p``, and in it ``p.run(...)``.
+
+        ``limit`` bounds how many. One that fails for good cancels the others and is raised at the end of the block,
+        unless ``max_failed`` allows for so many; with ``settle`` all end, and their futures tell how. ``min_done``
+        ends the block once so many have succeeded.
+        """
+        return Block("step.parallel", Policy(limit, settle, min_done, max_failed), self._options)
+
+    def race(self, *, limit: int | None = None) -> Block:
+        """A block that ends when its first branch does: ``with step.race() as r``; ``r.winner`` is its future."""
+        return Block("step.race", Policy(limit, first=True), self._options)
 
     def wrap(self, id: str, obj: T) -> T:
         """A proxy of ``obj``: every call of one of its methods is a step, ``id.method#1`` and so on."""
-        return Wrapped(id, obj, self._options)  # type: ignore[return-value]
+        return Wrapped(id, obj, self._options, pass_of, complete)  # type: ignore[return-value]
 
 
 class Step(Verbs):
@@ -85,9 +119,9 @@ class Step(Verbs):
 
     def sleep(self, *args: Any) -> None:
         """Park the run for a duration: ``step.sleep("cool-down", "1h")`` or ``step.sleep("1h")``."""
-        run = _pass_of("step.sleep")
-        step_id, duration = _named(run, "sleep", args)
-        sleep_for(run, step_id, duration)
+        run = pass_of("step.sleep")
+        step_id, duration = named(run, "sleep", args)
+        complete(run, Sleep.lasting(run, step_id, duration))
 
     @overload
     def sleep_until(self, id: str, when: Moment, /) -> None: ...
@@ -97,9 +131,9 @@ class Step(Verbs):
 
     def sleep_until(self, *args: Any) -> None:
         """Park the run until a point in time; one already past returns at once."""
-        run = _pass_of("step.sleep_until")
-        step_id, when = _named(run, "sleep_until", args)
-        sleep_till(run, step_id, when)
+        run = pass_of("step.sleep_until")
+        step_id, when = named(run, "sleep_until", args)
+        complete(run, Sleep.till(run, step_id, when))
 
     def wait_for_event(
         self,
@@ -120,26 +154,29 @@ class Step(Verbs):
         ``"fail"`` raises ``EventTimeout``, ``"cancel"`` cancels the run. With a ``form`` the payload is
         validated, and an instance of it.
         """
-        run = _pass_of("step.wait_for_event")
+        run = pass_of("step.wait_for_event")
         wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
-        return wait_for(run, id, wait)
+        return complete(run, EventWait(run, id, wait))  # type: ignore[no-any-return]
 
     def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> str:
         """Publish an event, once whatever happens to the run, and return its id."""
-        return emit_event(_pass_of("step.emit"), id, event, payload, key)
+        run = pass_of("step.emit")
+        return complete(run, Emit(run, id, event, payload, key))  # type: ignore[no-any-return]
 
     def now(self) -> datetime:
         """The time of the first pass that came here, as an aware UTC ``datetime``."""
-        run = _pass_of("step.now")
-        return recorded_value(run, "now", lambda: as_datetime(run.now()))  # type: ignore[no-any-return]
+        run = pass_of("step.now")
+        return complete(run, Drawn(run, "now", lambda: as_datetime(run.now())))  # type: ignore[no-any-return]
 
     def random(self) -> float:
         """A random number from 0 to 1, drawn once."""
-        return recorded_value(_pass_of("step.random"), "random", random.random)  # type: ignore[no-any-return]
+        run = pass_of("step.random")
+        return complete(run, Drawn(run, "random", random.random))  # type: ignore[no-any-return]
 
     def uuid4(self) -> uuid.UUID:
         """A random UUID, drawn once."""
-        return recorded_value(_pass_of("step.uuid4"), "uuid4", uuid.uuid4)  # type: ignore[no-any-return]
+        run = pass_of("step.uuid4")
+        return complete(run, Drawn(run, "uuid4", uuid.uuid4))  # type: ignore[no-any-return]
 
     def current(self) -> StepContext:
         """Inside a step's function: which step, run and attempt this is."""
@@ -176,52 +213,50 @@ class Step(Verbs):
         """Decorate a function: in a durable task each call is a step named after it, elsewhere a plain call."""
         options = Options(retry, timeout, returns, None, at_most_once)
         if fn is not None:
-            return _decorated(fn, options)
-        return lambda function: _decorated(function, options)
+            return decorated(fn, options, pass_of, complete)
+        return lambda function: decorated(function, options, pass_of, complete)
 
 
-def _decorated(fn: Callable[P, T], options: Options) -> Callable[P, T]:
+Asking = Callable[[str], Pass]
+"""Finds the pass whose body asks by a verb, or refuses."""
+Bringing = Callable[[Pass, Branch], Any]
+"""Brings a branch to its answer: at once, or by what is to be awaited."""
+
+
+def decorated(fn: Callable[..., Any], options: Options, asking: Asking, bringing: Bringing) -> Callable[..., Any]:
+    """What ``@step`` makes of a function."""
     name = getattr(fn, "__name__", "step")
 
     @functools.wraps(fn)
-    def stepped(*args: P.args, **kwargs: P.kwargs) -> T:
-        run = current_pass.get()
-        if run is None or current_step.get() is not None:
+    def stepped(*args: Any, **kwargs: Any) -> Any:
+        if current_pass.get() is None or current_step.get() is not None:
             return fn(*args, **kwargs)
-        run.enter(f"{name}()")
-        work = Work(run.next_id(name), "run", fn, args, kwargs, options)
-        return perform(run, work)  # type: ignore[no-any-return]
+        run = asking(f"{name}(), which has @step")
+        return bringing(run, Function(run, Work(run.next_id(name), "run", fn, args, kwargs, options)))
 
     return stepped
-
-
-def _named(run: Pass, verb: str, args: tuple[Any, ...]) -> tuple[str, Any]:
-    """The id and the value of a verb whose id may be left out."""
-    if len(args) == 2:
-        return args[0], args[1]
-    if len(args) == 1:
-        return run.next_id(verb), args[0]
-    raise TypeError(f"step.{verb} takes an id and a value, or a value: got {len(args)} arguments")
 
 
 class Wrapped:
     """Stands for an object; calling anything of it is a step."""
 
-    def __init__(self, id: str, target: Any, options: Options) -> None:
+    def __init__(self, id: str, target: Any, options: Options, asking: Asking, bringing: Bringing) -> None:
         self.__id = id
         self.__target = target
         self.__options = options
+        self.__asking = asking
+        self.__bringing = bringing
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.__target, name)
         if value is None or isinstance(value, (str, int, float, bool, bytes, list, tuple, dict, set)):
             return value
-        return Wrapped(f"{self.__id}.{name}", value, self.__options)
+        return Wrapped(f"{self.__id}.{name}", value, self.__options, self.__asking, self.__bringing)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = _pass_of(f"step.wrap({self.__id!r})")
+        run = self.__asking(f"step.wrap({self.__id!r})")
         step_id = f"{self.__id}#{run.occurrence(self.__id)}"
-        return perform(run, Work(step_id, "run", self.__target, args, kwargs, self.__options))
+        return self.__bringing(run, Function(run, Work(step_id, "run", self.__target, args, kwargs, self.__options)))
 
     def __repr__(self) -> str:
         return f"<step.wrap({self.__id!r}) of {self.__target!r}>"

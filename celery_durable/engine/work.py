@@ -10,6 +10,7 @@ from typing import Any
 from ..core.boundary import Boundary, Signature, signature_of
 from ..core.duration import Duration, micros
 from ..core.retry import Retry
+from ..errors import StepCancelled
 
 __all__ = ["Options", "StepContext", "Work"]
 
@@ -59,7 +60,7 @@ class Work:
 class StepContext:
     """What a step's function can learn about itself: ``step.current()``."""
 
-    __slots__ = ("_beat", "_lock", "attempt", "last_heartbeat", "run_id", "step_id")
+    __slots__ = ("_beat", "_lock", "_stopped", "attempt", "last_heartbeat", "run_id", "step_id")
 
     def __init__(
         self, run_id: str, step_id: str, attempt: int, last_heartbeat: Any, beat: Callable[[Any], None] | None
@@ -69,6 +70,7 @@ class StepContext:
         self.attempt = attempt
         self.last_heartbeat = last_heartbeat
         self._beat = beat
+        self._stopped: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -77,10 +79,20 @@ class StepContext:
         return f"{self.run_id}:{self.step_id}"
 
     def heartbeat(self, detail: Any = None) -> None:
-        """Record how far the step has come. The next attempt finds it in ``last_heartbeat``."""
+        """Record how far the step has come. The next attempt finds it in ``last_heartbeat``.
+
+        In a branch that was cancelled this raises ``StepCancelled``: nobody waits for it any more.
+        """
         with self._lock:
+            if self._stopped is not None:
+                raise StepCancelled(self._stopped)
             if self._beat is not None:
                 self._beat(detail)
+
+    def stop(self, why: str) -> None:
+        """The attempt is given up: the next heartbeat of its function ends it."""
+        with self._lock:
+            self._stopped = why
 
     def close(self) -> None:
         """The attempt is over: a function that was given up and goes on in its thread is not heard any more."""

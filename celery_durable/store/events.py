@@ -5,7 +5,7 @@ How they can't miss each other is told in ``statements/events.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Executable
@@ -19,9 +19,8 @@ from ..errors import ConfigurationError, EventConflict
 from ..model import FINISHED
 from .base import Execute
 from .link import Link
-from .recording import Recording, TakenBack
-from .records import Due, Fence, NewEvent, NewWait, Overtaken, StepWrite, StoredEvent
-from .statements import STEP_COLUMNS
+from .recording import Recording
+from .records import Due, Fence, NewEvent, NewWait, StepWrite, StoredEvent
 from .tables import GATES
 from .upkeep import Upkeep
 
@@ -74,57 +73,6 @@ class Events(Recording, Upkeep):
         return link.run(write, patience)
 
     # ------------------------------------------------------------------ wait
-
-    def park_for_event(
-        self,
-        link: Link,
-        fence: Fence,
-        step: StepWrite,
-        wait: NewWait,
-        *,
-        on_locked: Callable[[], None],
-        patience: float = 0.0,
-        **suspension: Any,
-    ) -> bool | Overtaken:
-        """Register a wait and park the run; or find that the event is there. ``False``: the lease is lost."""
-        parking = self._suspension(fence, **suspension)
-        gate = gate_of(self.prefix, wait.name, *([] if wait.key is None else [wait.key]))
-        of_wait = {f"wait_{name}": value for name, value in vars(wait).items()} | {"wait_step_id": step.id}
-
-        def park(connection: Connection) -> bool | Overtaken:
-            try:
-                with link.atomic(connection):
-                    if not self._register(connection, fence, step, parking, of_wait, gate):
-                        return self._has_token(connection, fence.run_id, parking["token"])
-                    found = self._look(connection, fence.run_id, wait)
-                    if found is not None:
-                        raise TakenBack(Overtaken(event=found))
-                    on_locked()
-            except TakenBack as undone:
-                return undone.found
-            return True
-
-        return link.run(park, patience)
-
-    def _register(
-        self,
-        connection: Connection,
-        fence: Fence,
-        step: StepWrite,
-        parking: dict[str, Any],
-        of_wait: dict[str, Any],
-        gate: int,
-    ) -> bool:
-        if self.statements.park_waiting is not None:
-            values = parking | of_wait | self._step_values(step, STEP_COLUMNS[1:]) | {"gate": gate}
-            return connection.execute(self.statements.park_waiting, values).rowcount == 1
-        if self.statements.close_gates is not None:
-            self._at_gates(connection, self.statements.hold_gate, [gate])
-        if connection.execute(self.statements.suspend, parking).rowcount != 1:
-            return False
-        self._write_step(connection, fence, step)
-        connection.execute(self.statements.insert_wait, of_wait | {"at_id": fence.run_id})
-        return True
 
     def _at_gates(self, connection: Connection, statement: Executable, gates: Iterable[int]) -> None:
         """Lock the rows that stand for gates."""
@@ -304,10 +252,9 @@ class Events(Recording, Upkeep):
         return taking
 
     def to_send(self, link: Link, run_ids: list[str]) -> list[Due]:
-        """Runs that were woken and that nobody has taken yet, with what is needed to send them."""
-        return [
-            due for due in self._read_due(link, self.statements.to_send, {"ids": run_ids}) if due.status == "suspended"
-        ]
+        """Those of these runs that nobody has taken yet, with what is needed to send them."""
+        found = self._read_due(link, self.statements.to_send, {"ids": run_ids})
+        return [due for due in found if due.status in ("pending", "suspended", "cancelled") and due.due_at is not None]
 
     def dispatching(self, link: Link, event_id: str, due_in: int) -> None:
         """The event is being dispatched: it need not be sent again for that long."""

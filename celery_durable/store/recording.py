@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from ..core.replay import Record
 from .base import StoreBase, new_token
 from .link import Link
-from .records import Fence, Overtaken, StepWrite
+from .records import Fence, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
 
-__all__ = ["Recording", "TakenBack"]
-
-
-class TakenBack(Exception):
-    """Ends a transaction without an effect, and carries what was found out in it."""
-
-    def __init__(self, found: Overtaken) -> None:
-        super().__init__(found)
-        self.found = found
+__all__ = ["Recording"]
 
 
 class Recording(StoreBase):
@@ -67,19 +59,51 @@ class Recording(StoreBase):
         at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
         if connection.execute(self.statements.fence, at_run).rowcount != 1:
             return False
-        self._write_step(connection, fence, step)
+        self._write_steps(connection, fence, [step])
         return True
+
+    def record_together(
+        self, link: Link, fence: Fence, steps: Sequence[StepWrite], lease_until: int, patience: float = 0.0
+    ) -> bool:
+        """Record steps that are all new as one statement. For a database where an UPDATE can stand in a WITH."""
+        values: dict[str, Any] = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
+        values["rows"] = json.dumps([self._as_stored(step) for step in steps])
+        statement = self.statements.record_together
+        assert statement is not None
+
+        def write(connection: Connection) -> bool:
+            try:
+                return connection.execute(statement, values).rowcount == len(steps)
+            except IntegrityError:  # as above: this was done, and the answer was lost
+                return self._status_of(connection, fence.run_id, steps[0].id) is not None
+
+        return link.run(write, patience)
+
+    def _as_stored(self, step: StepWrite) -> dict[str, Any]:
+        """A step's values as the database has them: what is sealed is sealed."""
+        row = {}
+        for name in STEP_COLUMNS[1:]:
+            write = self.tables.step.c[name].type.bind_processor(self.engine.dialect)
+            value = getattr(step, name)
+            row[name] = value if write is None else write(value)
+        return row
+
+    def _write_steps(self, connection: Connection, fence: Fence, steps: Iterable[StepWrite]) -> None:
+        """Steps, in a transaction that has fenced already."""
+        new = [
+            self._step_values(step, STEP_COLUMNS[1:]) | {"step_run_id": fence.run_id}
+            for step in steps
+            if not step.known
+        ]
+        known = [self._settling(fence, step) for step in steps if step.known]
+        if new:
+            connection.execute(self.statements.insert_step, new)
+        if known:
+            connection.execute(self.statements.update_step, known)
 
     def step_status(self, link: Link, fence: Fence, step_id: str, patience: float = 0.0) -> str | None:
         """How a step is recorded now: to learn the outcome of a commit that gave no answer."""
         return link.run(lambda connection: self._status_of(connection, fence.run_id, step_id), patience)
-
-    def _write_step(self, connection: Connection, fence: Fence, step: StepWrite) -> None:
-        if step.known:
-            connection.execute(self.statements.update_step, self._settling(fence, step))
-        else:
-            values = self._step_values(step, STEP_COLUMNS[1:]) | {"step_run_id": fence.run_id}
-            connection.execute(self.statements.insert_step, values)
 
     def _settling(self, fence: Fence, step: StepWrite) -> dict[str, Any]:
         return self._step_values(step, SETTLING_COLUMNS) | {"at_id": fence.run_id, "at_step": step.id}
@@ -94,51 +118,6 @@ class Recording(StoreBase):
 
     # -------------------------------------------------------------- hand-offs
 
-    def suspend(
-        self,
-        link: Link,
-        fence: Fence,
-        *,
-        step: StepWrite | None,
-        reset: Iterable[str] = (),
-        waits: Iterable[str] = (),
-        on_locked: Callable[[], None] | None = None,
-        patience: float = 0.0,
-        **suspension: Any,
-    ) -> bool | Overtaken:
-        """Park the run. ``on_locked`` is called while the run's row is locked and still ours.
-
-        ``waits`` are steps that were registered to be settled from outside, and ``Overtaken`` is that one was.
-        """
-        values = self._suspension(fence, **suspension)
-        ids, waiting = list(reset), list(waits)
-
-        def park(connection: Connection) -> bool | Overtaken:
-            try:
-                with link.atomic(connection):
-                    if connection.execute(self.statements.suspend, values).rowcount != 1:
-                        return self._has_token(connection, fence.run_id, values["token"])
-                    if waiting:
-                        self._check_waits(connection, fence, waiting)
-                    if on_locked is not None:
-                        on_locked()
-                    if step is not None:
-                        self._write_step(connection, fence, step)
-                    if ids:
-                        connection.execute(self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
-            except TakenBack as undone:
-                return undone.found
-            return True
-
-        return link.run(park, patience)
-
-    def _check_waits(self, connection: Connection, fence: Fence, waits: list[str]) -> None:
-        """Under the lock of the run's row, which an answer takes as well: none of these waits is answered."""
-        values = {"at_id": fence.run_id, "ids": waits}
-        settled = connection.execute(self.statements.settled_steps, values).all()
-        if settled:
-            raise TakenBack(Overtaken(tuple(Record(*row) for row in settled)))
-
     @staticmethod
     def _suspension(
         fence: Fence,
@@ -147,6 +126,7 @@ class Recording(StoreBase):
         due_at: int | None,
         waiting_on: str,
         published: bool = False,
+        quorum: int | None = None,
         retried: bool = False,
         error: str | None = None,
     ) -> dict[str, Any]:
@@ -158,6 +138,7 @@ class Recording(StoreBase):
             "due_at": due_at,
             "waiting_on": waiting_on[:500],
             "sends": int(published),
+            "quorum": quorum,
             "retried": int(retried),
             "error": error,
         }
@@ -179,42 +160,3 @@ class Recording(StoreBase):
             return self._has_token(connection, fence.run_id, token)
 
         return link.run(park, patience)
-
-    def finish(
-        self,
-        link: Link,
-        fence: Fence,
-        *,
-        status: str,
-        now: int,
-        lease: int,
-        result: str | None = None,
-        error: str | None = None,
-        waits: bool = False,
-        patience: float = 0.0,
-    ) -> bool:
-        """End the run. Its result is then to be delivered within the lease. ``waits``: it has open ones."""
-        values = {
-            "at_id": fence.run_id,
-            "at_token": fence.token,
-            "status": status,
-            "due_at": now + lease,
-            "finished_at": now,
-            "result": result,
-            "error": error,
-        }
-
-        def end(connection: Connection) -> bool:
-            if waits:
-                with link.atomic(connection):
-                    ended = connection.execute(self.statements.finish, values).rowcount == 1
-                    if ended:
-                        connection.execute(self.statements.drop_waits, {"at_id": fence.run_id})
-            else:
-                ended = connection.execute(self.statements.finish, values).rowcount == 1
-            if ended:
-                return True
-            row = self._row(connection, self.statements.outcome, at_id=fence.run_id)
-            return row is not None and row["token"] == fence.token and row["status"] == status
-
-        return link.run(end, patience)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from ..core.replay import Record
 
 __all__ = [
+    "Aftermath",
+    "Changes",
     "Claim",
     "Due",
     "Fence",
@@ -17,6 +19,7 @@ __all__ = [
     "NotClaimed",
     "Outcome",
     "Overtaken",
+    "Parent",
     "StepWrite",
     "StoredEvent",
 ]
@@ -36,6 +39,16 @@ class NewRun:
     retries: int = 0
     event: int | None = None
     """The event that starts it: it is taken by this run."""
+    parent: Parent | None = None
+    kind: str | None = None
+    """``task``: an ordinary Celery task, which no worker claims; its end is reported."""
+
+
+class Parent(NamedTuple):
+    """The step that calls a run."""
+
+    run_id: str
+    step_id: str
 
 
 class Fence(NamedTuple):
@@ -52,12 +65,16 @@ class Claim:
     fence: Fence
     now: int
     created_at: int
+    started_at: int
     retries: int
     recoveries: int
     passes: int
     wake_at: int | None
     message: str
     arguments: str
+    parent: Parent | None = None
+    cancelling: str | None = None
+    """Why the run is being cancelled, if it is."""
     history: dict[str, Record] = field(default_factory=dict)
 
 
@@ -97,6 +114,8 @@ class StepWrite:
     attempts: int = 0
     wake_at: int | None = None
     heartbeat: str | None = None
+    child: str | None = None
+    seen: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
     known: bool = False
@@ -117,6 +136,7 @@ class Due:
     passes: int
     worker: str | None
     now: int
+    kind: str | None = None
     arguments: str = "[[],{}]"
     message: str = ""
 
@@ -157,10 +177,42 @@ class NewWait:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What one transaction of a pass writes besides the run's own row."""
+
+    steps: tuple[StepWrite, ...] = ()
+    marks: tuple[tuple[str, int], ...] = ()
+    """Steps that were settled from outside, each with the place at which the body was given its answer."""
+    waits: tuple[tuple[str, NewWait], ...] = ()
+    """Waits to be registered, each with its step."""
+    calls: tuple[NewRun, ...] = ()
+    """Runs to be started, which these steps call."""
+    given_up: tuple[str, ...] = ()
+    """Steps that are not waited for any more, unless they have an answer by now: then nothing of this is written."""
+    withdrawn: tuple[str, ...] = ()
+    """Of these the waits to be dropped."""
+    cancelled: tuple[str, ...] = ()
+    """Runs that were called, and that are to be cancelled."""
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What is to be done about other runs, once a transaction is committed. All of it is due in the database, too."""
+
+    wake: tuple[str, ...] = ()
+    """Runs whose message is to be sent: they have something to do now."""
+    revoke: tuple[str, ...] = ()
+    """Ordinary tasks that were called and that nobody waits for any more."""
+
+    def __add__(self, other: Aftermath) -> Aftermath:
+        return Aftermath(self.wake + other.wake, self.revoke + other.revoke)
+
+
+@dataclass(frozen=True)
 class Overtaken:
     """The run was not parked: what it was about to wait for is there."""
 
     records: tuple[Record, ...] = ()
     """Steps that were settled from outside since this pass read them."""
-    event: StoredEvent | None = None
-    """The event that a new wait takes."""
+    events: dict[str, StoredEvent] = field(default_factory=dict)
+    """The events that new waits take, by their steps."""

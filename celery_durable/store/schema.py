@@ -13,7 +13,7 @@ from .dialects import dialect_of
 __all__ = ["HEAD", "VERSION_TABLE", "check_schema", "migrate", "schema_state"]
 
 VERSION_TABLE = "alembic_version"
-KNOWN = ("0001", "0002")
+KNOWN = ("0001", "0002", "0003")
 HEAD = KNOWN[-1]
 
 SchemaState = Literal["missing", "old", "current", "newer"]

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError, StartConflict
 from ..model import FINISHED
 from .base import Execute, StoreBase, new_token
 from .link import Link
-from .records import Claim, Fence, NewRun, NotClaimed, Outcome
+from .records import Claim, Fence, NewRun, NotClaimed, Outcome, Parent
 
 __all__ = ["Starting"]
 
@@ -91,6 +91,10 @@ class Starting(StoreBase):
             "arguments": run.arguments,
             "message": run.message,
             "retries": run.retries,
+            "parent_id": run.parent.run_id if run.parent else None,
+            "parent_step": run.parent.step_id if run.parent else None,
+            "kind": run.kind,
+            "sends": 1,
         }
 
     def _insert(self, link: Link, connection: Connection, run: NewRun, values: Mapping[str, Any]) -> bool:
@@ -179,11 +183,14 @@ class Starting(StoreBase):
             fence=Fence(run_id, token),
             now=int(row["now"]),
             created_at=row["created_at"],
+            started_at=row["started_at"],
             retries=row["retries"],
             recoveries=row["recoveries"],
             passes=row["passes"],
             wake_at=row["wake_at"],
             message=row["message"],
             arguments=row["arguments"],
+            parent=Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None,
+            cancelling=row["cancelling"],
             history=history,
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from .base import new_token
 from .eventlog import EventLog
-from .events import Events
-from .starting import Starting
+from .handing import Handing
 
 __all__ = ["Store", "new_token"]
 
 
-class Store(Starting, Events, EventLog):
+class Store(Handing, EventLog):
     """The durable record of one application."""

@@ -13,6 +13,14 @@ has to look at the run, unless somebody changes the row before. It is, by status
 ``recoveries`` counts the workers that died executing the run since it last recorded a step; ``progress`` is
 the number of steps there were at the last of these deaths.
 
+A run that another one calls names that one and its step (``parent_id``, ``parent_step``), and the step names the
+run (``child``): the two are one fact, written in one transaction, as is the end of the one with the answer of the
+other. Its ``kind`` is ``task`` where it is an ordinary Celery task, which no worker claims and whose end is reported.
+``quorum`` is how many calls are to end before a parked run has anything to do, ``cancelling`` why it is to be
+cancelled.
+
+``step.seen`` tells in which order the body was given its answers: the order in which a replay gives them.
+
 ``event.due_at`` is likewise when the sweeper has to see to it that an event is dispatched; none once it is. ``wait``
 has a row for each wait that is still open, ``taken`` one for each event that a run has had: by a wait (``step_id``),
 or because it was started by it.
@@ -103,6 +111,11 @@ def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("progress", Integer, nullable=False),
         Column("input_hash", bounded(32), nullable=False),
         Column("code_version", bounded(64)),
+        Column("parent_id", bounded(MAX_ID)),
+        Column("parent_step", bounded(MAX_ID)),
+        Column("kind", bounded(12)),
+        Column("quorum", Integer),
+        Column("cancelling", bounded(500)),
         Column("created_at", BigInteger, nullable=False),
         Column("started_at", BigInteger),
         Column("finished_at", BigInteger),
@@ -113,6 +126,7 @@ def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
     due = run.c.due_at.is_not(None)
     Index(f"ix_{prefix}run_due", run.c.due_at, postgresql_where=due, sqlite_where=due)
     Index(f"ix_{prefix}run_status", run.c.status, run.c.created_at)
+    Index(f"ix_{prefix}run_parent", run.c.parent_id)
     return run
 
 
@@ -143,6 +157,8 @@ def _step(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("attempts", Integer, nullable=False),
         Column("wake_at", BigInteger),
         Column("heartbeat", payload),
+        Column("child", bounded(MAX_ID)),
+        Column("seen", Integer),
         Column("started_at", BigInteger),
         Column("finished_at", BigInteger),
     )

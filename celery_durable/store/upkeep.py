@@ -56,6 +56,7 @@ class Upkeep(StoreBase):
                     retries=row.retries,
                     passes=row.passes,
                     worker=row.worker,
+                    kind=row.kind,
                     now=int(row.now),
                 )
                 if row.id in given:
@@ -92,6 +93,10 @@ class Upkeep(StoreBase):
         ]
         if rows:
             link.run(lambda connection: connection.execute(self.statements.mark_sent, rows))
+
+    def hold_calls(self, link: Link, run_ids: list[str], due_in: int) -> None:
+        """A worker has these ordinary tasks: those that were called are not to be looked after for a while."""
+        link.run(lambda connection: connection.execute(self.statements.hold_calls, {"ids": run_ids, "due_in": due_in}))
 
     def deaths(self, link: Link, run_id: str) -> tuple[int, int]:
         """How many workers have died executing this run without recording a step, with the one that is known
@@ -132,21 +137,6 @@ class Upkeep(StoreBase):
             "waiting_on": (pause_because or waiting_on)[:500],
         }
         return self._changed(link, self.statements.unregistered, values)
-
-    def end_from_outside(
-        self, link: Link, run_id: str, *, status: str, error: str | None, worker: str | None = None
-    ) -> bool:
-        """End a run that Celery itself has ended: a hard time limit, a revoke, an expiry."""
-        values = {"at_id": run_id, "token": new_token(), "status": status, "error": error, "at_worker": worker}
-
-        def end(connection: Connection) -> bool:
-            with link.atomic(connection):
-                ended = connection.execute(self.statements.end_from_outside, values).rowcount > 0
-                if ended:
-                    connection.execute(self.statements.drop_waits, {"at_id": run_id})
-            return ended
-
-        return link.run(end)
 
     def resume_paused(self, link: Link, run_id: str) -> bool:
         return self._changed(link, self.statements.resume_paused, {"at_id": run_id})
@@ -202,6 +192,10 @@ class Upkeep(StoreBase):
             return row, list(connection.execute(self.statements.get_steps, {"at_id": run_id}).mappings())
 
         return link.run(read)
+
+    def children(self, link: Link, run_id: str) -> list[str]:
+        """The runs that a run has called."""
+        return [row.id for row in self._rows(link, self.statements.get_children, {"at_id": run_id})]
 
     def now(self, link: Link) -> int:
         return int(link.run(lambda connection: connection.execute(self.statements.now).scalar_one()))

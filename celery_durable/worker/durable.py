@@ -6,9 +6,11 @@ from typing import Any
 
 from ..client import Client
 from ..model import EventReceipt
+from ..store.records import Aftermath
 from .emitting import emit_by
 from .install import install
 from .runtime import runtime_of
+from .sending import follow
 
 __all__ = ["Durable"]
 
@@ -20,6 +22,9 @@ class Durable(Client):
         install(app)
         super().__init__(runtime_of(app).store)
         self.app = app
+
+    def _follow(self, aftermath: Aftermath) -> None:
+        follow(self.app, aftermath)
 
     def emit(
         self,

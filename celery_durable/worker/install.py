@@ -8,9 +8,13 @@ from typing import Any
 
 from celery import Celery, signals
 
+from ..core.faults import write_error
+from ..errors import CallFailed
 from .dispatch import event_emitted, queue_dispatch, register_dispatch
+from .reporting import end_dropped, register_reports
 from .running import on_task_postrun
 from .runtime import flush_all, runtime_of, stop_handing_out
+from .sending import follow
 
 __all__ = ["install", "is_installed"]
 
@@ -20,6 +24,8 @@ _installed: weakref.WeakSet[Celery] = weakref.WeakSet()
 def install(app: Any) -> None:
     """Make an app's workers look after durable runs."""
     from .bootsteps import SweeperStep, UnknownTaskStep
+    from .canvas import register_canvas
+    from .task import DurableTask
 
     app = app._get_current_object() if hasattr(app, "_get_current_object") else app
     if app in _installed:
@@ -28,6 +34,8 @@ def install(app: Any) -> None:
     app.steps["worker"].add(SweeperStep)
     app.steps["consumer"].add(UnknownTaskStep)
     register_dispatch(app)
+    register_reports(app)
+    register_canvas(app, DurableTask)
     _connect_signals()
 
 
@@ -41,6 +49,7 @@ def _connect_signals() -> None:
         (event_emitted, queue_dispatch),
         (signals.task_postrun, on_task_postrun),
         (signals.task_revoked, on_task_revoked),
+        (signals.task_unknown, on_task_unknown),
         (signals.worker_shutting_down, on_worker_shutting_down),
         (signals.worker_process_shutdown, on_process_end),
         (signals.worker_shutdown, on_process_end),
@@ -58,11 +67,22 @@ def on_process_end(**_: Any) -> None:
 
 
 def on_task_revoked(request: Any = None, sender: Any = None, expired: bool = False, **_: Any) -> None:
-    """Celery has refused or killed a run's message: the run is cancelled."""
+    """Celery has refused or killed a message: the run is cancelled, or what a run had called."""
     from .task import DurableTask
 
     if not isinstance(sender, DurableTask):
+        if is_installed(sender.app):
+            end_dropped(sender.app, request.id, status="cancelled")
         return
     runtime = runtime_of(sender.app)
     with runtime.store.link() as link:
-        runtime.store.end_from_outside(link, request.id, status="cancelled", error=None)
+        aftermath = runtime.store.end_from_outside(link, request.id, status="cancelled", error=None)
+    if aftermath is not None:
+        follow(sender.app, aftermath)
+
+
+def on_task_unknown(sender: Any = None, name: str | None = None, id: str | None = None, **_: Any) -> None:
+    """A worker does not know an ordinary task, and Celery has dropped its message."""
+    if id is not None and is_installed(sender.app):
+        error = CallFailed(f"the task {name!r} is not registered in the worker {sender.hostname} that got its message")
+        end_dropped(sender.app, id, error=write_error(error))

@@ -68,9 +68,11 @@ _MOMENTARY = frozenset(
 _OF_TASK = ("queue", "exchange", "routing_key", "priority", "time_limit", "soft_time_limit")
 
 
-def keep(task: PlainTask, options: dict[str, Any]) -> str:
-    """What has to be kept of the options of ``apply_async`` to send the message again at any time."""
-    app = task.app
+def keep(app: Celery, task: PlainTask | None, options: dict[str, Any]) -> str:
+    """What has to be kept of the options of ``apply_async`` to send the message again at any time.
+
+    ``task`` is ``None`` where this process does not know it.
+    """
     kept = {name: value for name, value in options.items() if name not in _MOMENTARY and value is not None}
     if SCHEDULE_HEADER in (kept.get("headers") or {}):  # of this start: a task started from this run has its own
         kept["headers"] = {name: value for name, value in kept["headers"].items() if name != SCHEDULE_HEADER}
@@ -85,7 +87,7 @@ def keep(task: PlainTask, options: dict[str, Any]) -> str:
         kept.setdefault("root_id", parent.request.root_id or parent.request.id)
         kept.setdefault("parent_id", parent.request.id)
     kept = {name: value for name, value in kept.items() if value is not None}
-    serializer = kept.get("serializer") or task.serializer or app.conf.task_serializer
+    serializer = kept.get("serializer") or getattr(task, "serializer", None) or app.conf.task_serializer
     content_type, encoding, body = dumps(_listed(kept), serializer)
     binary = isinstance(body, bytes) and encoding == "binary"
     if isinstance(body, bytes):
@@ -177,13 +179,18 @@ def send(
     retries: int = 0,
     delay: int = 0,
     producer: Any = None,
+    ordinary: bool = False,
 ) -> None:
-    """Send a run's message: the only way in which a message after the first one is sent."""
+    """Send a run's message: the only way in which a message after the first one is sent.
+
+    ``ordinary``: it is one of an ordinary task that a run calls.
+    """
     options = _options(app, kept, name)
     args, kwargs = message_form(decode(arguments))
     if passes:
         options["expires"] = None  # the caller's, or the task's, was for the start, and that has been
-    options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
+    if not ordinary:
+        options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
     options |= {"task_id": run_id, "add_to_parent": False, "retries": retries}
     if options.get("exchange"):
         options["exchange"] = _exchange(app, options["exchange"])

@@ -18,6 +18,7 @@ from ..core.faults import write_error
 from .message import PASS_HEADER
 from .running import RunEnded, RunParked, worker_name
 from .runtime import Runtime, runtime_of
+from .sending import follow
 from .showing import show_waiting
 from .sweeper import recover
 
@@ -67,9 +68,11 @@ class DurableRequest(Request):
 
     def _time_limit_exceeded(self, error: TimeLimitExceeded) -> None:
         with self._runtime.store.link() as link:
-            self._runtime.store.end_from_outside(
+            aftermath = self._runtime.store.end_from_outside(
                 link, self.id, status="failed", error=write_error(error), worker=self._holder
             )
+        if aftermath is not None:
+            follow(self.app, aftermath)
 
     def _worker_lost(self) -> None:
         """The child is dead, so nobody holds the run: free it now instead of when the lease ends."""

@@ -16,16 +16,22 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.codec import decode
 from ..core.duration import SECOND
+from ..core.faults import write_error
 from ..core.ids import fingerprint
+from ..engine.calls import Target
 from ..engine.control import RunRetry
 from ..engine.executor import Cancelled, Ended, Failed, Finished, Gone, Parked, execute, recorded_end
 from ..engine.passing import Pass
-from ..errors import ConfigurationError, DurableError
+from ..errors import CallFailed, ConfigurationError, DurableError
 from ..store.link import Link
-from ..store.records import Claim, NewRun, NotClaimed, Outcome
+from ..store.records import Aftermath, Claim, NewRun, NotClaimed, Outcome
+from .calling import target_of
 from .dispatch import announce
+from .eager import execute_eagerly
 from .message import PASS_HEADER, from_request, keep, message_form, send
+from .reporting import end_dropped
 from .runtime import Runtime, runtime_of
+from .sending import follow
 from .showing import show_waiting, store_state
 
 if TYPE_CHECKING:
@@ -76,7 +82,7 @@ def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
             value = _tell_celery(task, request, runtime, ended)
             _note_delivered(request, runtime)
             return value
-        if ended.wake_at is None:
+        if ended.wake_at is None and not _is_due(runtime, request.id):
             raise DurableError(
                 f"run {request.id} of {task.name} is executed eagerly and waits for {ended.waiting_on}, which nobody "
                 "can emit meanwhile: emit it before, give the wait a timeout, or execute the run by a worker"
@@ -84,6 +90,12 @@ def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
         request.retries += ended.retry is not None
         with runtime.store.link() as link:
             runtime.store.skip_wait(link, request.id)
+
+
+def _is_due(runtime: Runtime, run_id: str) -> bool:
+    with runtime.store.link() as link:
+        found = runtime.store.get(link, run_id)
+    return found is not None and found[0]["due_at"] is not None
 
 
 def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
@@ -140,7 +152,7 @@ def _unrecorded(task: DurableTask, request: Any, runtime: Runtime) -> NewRun:
         task=task.name,
         arguments=arguments,
         input_hash=fingerprint(arguments),
-        message=keep(task, {} if request.is_eager else from_request(task, request)),
+        message=keep(task.app, task, {} if request.is_eager else from_request(task, request)),
         retries=request.retries or 0,
     )
 
@@ -217,8 +229,18 @@ def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = No
         # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
         retval.__traceback__ = None
     request: Any = getattr(task, "request", None)
+    if state in (states.IGNORED, states.REJECTED) and not isinstance(retval, (RunParked, RunEnded, Dropped)):
+        _note_no_result(task, request, retval)
     if getattr(request, "durable_ended", False) and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
         _note_delivered(request, runtime_of(task.app))
+
+
+def _note_no_result(task: Any, request: Any, retval: Any) -> None:
+    """An ordinary task has ended without a result, and nobody will report it."""
+    if getattr(retval, "requeue", False) or hasattr(task, "write_arguments") or request.is_eager:
+        return
+    error = CallFailed(f"the task {task.name}[{request.id}] ended without a result: it raised {retval!r}")
+    end_dropped(task.app, request.id, error=write_error(error))
 
 
 class MessageDispatcher:
@@ -252,6 +274,15 @@ class MessageDispatcher:
                 type(error).__name__,
                 error,
             )
+
+    def target(self, signature: Any, queue: str | None) -> Target:
+        return target_of(self._task.app, signature, queue, eager=self._request.is_eager)
+
+    def follow(self, aftermath: Aftermath) -> None:
+        if self._request.is_eager:
+            execute_eagerly(self._task.app, aftermath, besides=self._request.id)
+        else:
+            follow(self._task.app, aftermath)
 
     def emitted(self, event_id: str, name: str, key: str | None) -> None:
         announce(self._task.app, event_id, name, key)

@@ -11,15 +11,16 @@ from kombu.exceptions import SerializationError
 from ..engine.passing import GRACE
 from ..errors import DurableError
 from ..store.link import Link
-from ..store.records import Due, Fence
+from ..store.records import Aftermath, Due, Fence
 from .message import queue_of, send
 from .runtime import runtime_of
 
-__all__ = ["Backlog", "Sender", "grace"]
+__all__ = ["Backlog", "Sender", "follow", "grace"]
 
 logger = logging.getLogger("celery_durable")
 
 _CHUNK = 50
+_BATCH = 500
 _LONGEST_GRACE = 32
 _BACKLOG_LOOKS = 20
 
@@ -92,9 +93,31 @@ class Sender:
                 retries=due.retries,
                 delay=delay,
                 producer=producer,
+                ordinary=due.kind is not None,
             )
         except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
             # This run's message can't be made: it must not keep the others from being sent.
             logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
             return due.fence, grace(_LONGEST_GRACE), True
         return due.fence, delay + grace(due.sends), True
+
+
+def follow(app: Celery, aftermath: Aftermath) -> None:
+    """Send the messages of runs that have something to do now. What can't be sent the sweeper sends."""
+    store = runtime_of(app).store
+    try:
+        if aftermath.wake:
+            sender = Sender(app)
+            with store.link() as link:
+                for start in range(0, len(aftermath.wake), _BATCH):
+                    batch = list(aftermath.wake[start : start + _BATCH])
+                    sender.send(link, store.to_send(link, batch))
+        if aftermath.revoke:
+            app.control.revoke(list(aftermath.revoke))
+    except Exception as error:
+        logger.warning(
+            "%d runs have something to do, and could not be told (%s: %s); a worker tells them when the broker is back",
+            len(aftermath.wake),
+            type(error).__name__,
+            error,
+        )

@@ -21,10 +21,12 @@ from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
 from ..core.duration import SECOND
+from ..engine.passing import GRACE
 from ..store.link import Link
 from ..store.records import Due, Fence
 from .dispatch import dispatch_queue, queue_dispatch
 from .message import ignores_result
+from .reporting import held_here, look_after
 from .runtime import Runtime, runtime_of
 from .sending import Backlog, Sender, grace
 from .showing import show_waiting
@@ -36,6 +38,7 @@ logger = logging.getLogger("celery_durable")
 LEASE = "sweeper"
 _BATCH = 500
 _FORGET_EVERY = 60.0
+_HOLD_EVERY = 5.0
 
 
 def recover(
@@ -83,6 +86,7 @@ class Sweeper:
         self._broken: str | None = None
         self._backlog = Backlog(app)
         self._forget_at = 0.0
+        self._hold_at = 0.0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="celery-durable-sweeper", daemon=True)
@@ -103,11 +107,20 @@ class Sweeper:
         while not self._stop.wait(self._interval):
             try:
                 with self._runtime.store.link() as link:
+                    self._hold(link)
                     if self._leads(link):
                         self.tick(link)
                 self._recovered()
             except Exception as error:
                 self._failed(error)
+
+    def _hold(self, link: Link) -> None:
+        """Tell of the called tasks that this worker has: they are not lost."""
+        if time.monotonic() >= self._hold_at:
+            self._hold_at = time.monotonic() + _HOLD_EVERY
+            held = held_here()
+            if held:
+                self._runtime.store.hold_calls(link, held, GRACE)
 
     def _leads(self, link: Link) -> bool:
         now = time.monotonic()
@@ -164,8 +177,11 @@ class Sweeper:
         """Do a batch; whether another look is worth it now."""
         recovered = False
         waiting: list[Due] = []
+        silent: list[Due] = []
         for due in batch:
-            if due.status == "running":
+            if due.kind is not None and due.sends:
+                silent.append(due)
+            elif due.status == "running":
                 recovered |= recover(
                     self._runtime,
                     link,
@@ -177,6 +193,8 @@ class Sweeper:
             else:
                 waiting.append(due)
         Sender(self._app, self._backlog).send(link, waiting)
+        if silent:
+            look_after(self._app, link, silent, self._backlog)
         return recovered or len(batch) == _BATCH
 
     def _show(self, due: Due, waiting_on: str) -> None:

@@ -12,25 +12,24 @@ import inspect
 import logging
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from functools import cache, partial
 from typing import Any
 
 from celery import Task, uuid
 from celery.exceptions import MaxRetriesExceededError
 from celery.result import AsyncResult
-from celery.utils.time import maybe_iso8601
 from sqlalchemy.exc import DBAPIError
 
 from ..core.boundary import Signature, signature_of
 from ..core.codec import decode, encode
-from ..core.duration import micros, moment
 from ..core.ids import check_run_id, fingerprint
 from ..core.retry import Retry
 from ..engine.control import RunRetry
 from ..engine.passing import GRACE, current_pass
 from ..errors import ConfigurationError, DurableError, PayloadTooLarge, StepFailed, StepTimeout, add_note
 from ..store.records import NewRun
+from .coroutines import make_awaited
+from .delays import delay_of
 from .install import install
 from .joining import join
 from .message import PASS_HEADER, keep, message_form
@@ -72,11 +71,7 @@ class DurableTask(Task):
     def on_bound(cls, app: Any) -> None:
         """Called by Celery when the task gets its app: all that is needed is installed here."""
         install(app)
-        if _is_async(cls.run):
-            raise ConfigurationError(
-                f"the task {cls.name} is an async def function, which this version of celery_durable can't execute: "
-                "declare it with def"
-            )
+        make_awaited(cls)
         if cls.step_retry is not None and not isinstance(cls.step_retry, Retry):
             raise ConfigurationError(f"the task {cls.name} has step_retry={cls.step_retry!r}: a Retry(...) is expected")
         install_triggers(app, cls)
@@ -144,14 +139,14 @@ class DurableTask(Task):
     ) -> tuple[NewRun, bool]:
         """The run as it is to be recorded, and whether its message is to be sent at once."""
         arguments = self.write_arguments(runtime, args, kwargs)
-        delay = self._delay(options)
+        delay = delay_of(self._get_app(), options)
         ahead = delay <= runtime.settings.eta_horizon and runtime.etas.take(delay)
         run = NewRun(
             id=check_run_id(run_id or uuid()),
             task=self.name,
             arguments=arguments,
             input_hash=fingerprint(arguments),
-            message=keep(self, options),
+            message=keep(self._get_app(), self, options),
             wake_in=delay or None,
             due_in=delay + GRACE if ahead else max(0, delay - runtime.settings.eta_horizon),
             retries=options.get("retries") or 0,
@@ -207,19 +202,6 @@ class DurableTask(Task):
                 type(error).__name__,
                 error,
             )
-
-    def _delay(self, options: dict[str, Any]) -> int:
-        """Microseconds until the run may begin."""
-        if options.get("countdown") is not None:
-            return max(0, micros(max(0, options["countdown"])))
-        eta = options.get("eta")
-        if eta is None:
-            return 0
-        if isinstance(eta, str):
-            eta = maybe_iso8601(eta)
-        if isinstance(eta, datetime) and eta.tzinfo is None:
-            eta = eta.replace(tzinfo=self._get_app().timezone)  # as Celery reads a naive one
-        return max(0, moment(eta) - moment(datetime.now(timezone.utc)))
 
     # -------------------------------------------------------------- arguments
 
@@ -284,12 +266,8 @@ class DurableTask(Task):
             raise MaxRetriesExceededError(f"{self.name}[{inside.run_id}] was retried {limit} times")
         if eta is None and countdown is None:
             countdown = self.default_retry_delay
-        delay = self._delay({"eta": eta, "countdown": countdown})
+        delay = delay_of(self._get_app(), {"eta": eta, "countdown": countdown})
         raise RunRetry(exc if exc is not None else sys.exc_info()[1], delay)
-
-
-def _is_async(run: Any) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(run))
 
 
 @cache

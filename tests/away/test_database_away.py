@@ -36,6 +36,12 @@ class Silent:
 
     def wake(self, delay: int) -> None: ...
 
+    def target(self, signature: Any, queue: str | None) -> Any:
+        raise AssertionError("nothing is called here")
+
+    def follow(self, aftermath: Any) -> None:
+        raise AssertionError("nothing is called here")
+
     def emitted(self, event_id: str, name: str, key: str | None) -> None: ...
 
     def announce(self, waiting_on: str, wake_at: int | None) -> None: ...

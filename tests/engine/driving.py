@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +12,13 @@ from celery_durable.core.codec import encode
 from celery_durable.core.duration import SECOND
 from celery_durable.core.ids import fingerprint
 from celery_durable.core.retry import Retry
+from celery_durable.engine.calls import Target
 from celery_durable.engine.executor import Ended, Finished, Parked, execute
 from celery_durable.engine.passing import Pass
 from celery_durable.engine.settings import Settings
+from celery_durable.engine.tasks import drive
 from celery_durable.store.link import Link
-from celery_durable.store.records import Claim, NewRun
+from celery_durable.store.records import Aftermath, Claim, NewRun
 from celery_durable.store.store import Store
 
 __all__ = ["Driver", "Noted"]
@@ -31,6 +34,7 @@ class Noted:
     announced: list[str] = field(default_factory=list)
     woken: list[int] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    followed: Aftermath = field(default_factory=Aftermath)
     is_stopping: bool = False
 
     def may_send_ahead(self, delay: int) -> bool:
@@ -38,6 +42,20 @@ class Noted:
 
     def wake(self, delay: int) -> None:
         self.woken.append(delay)
+
+    def target(self, signature: Any, queue: str | None) -> Target:
+        """A signature here is the name of a body, or a name and its arguments."""
+        name, *args = (signature,) if isinstance(signature, str) else signature
+        arguments = encode([args, {}])
+
+        def new_run(run_id: str) -> NewRun:
+            kind = "task" if name.startswith("plain") else None
+            return NewRun(run_id, name, arguments, fingerprint(arguments), "{}", kind=kind)
+
+        return Target(name, arguments, Boundary(), new_run)
+
+    def follow(self, aftermath: Aftermath) -> None:
+        self.followed += aftermath
 
     def emitted(self, event_id: str, name: str, key: str | None) -> None:
         self.events.append(event_id)
@@ -81,7 +99,13 @@ class Driver:
             return self.execute(link, claim, *args)
 
     def execute(self, link: Link, claim: Claim, *args: Any) -> Ended:
-        return execute(self.pass_of(link, claim), lambda: self.body(*args), self.result)
+        run = self.pass_of(link, claim)
+
+        def body() -> Any:
+            value = self.body(*args)
+            return drive(run, value) if inspect.iscoroutine(value) else value
+
+        return execute(run, body, self.result)
 
     def pass_of(self, link: Link, claim: Claim) -> Pass:
         return Pass(

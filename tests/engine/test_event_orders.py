@@ -36,10 +36,12 @@ from .driving import LEASE, Driver
 HOUR = 3_600 * SECOND
 PAYLOADS: list[Any] = [{"n": 1}, {"n": 2, "in": {"it": [0, {"x": True}]}}, {"n": 1, "in": {"it": [0, {"x": 1}]}}]
 MATCHES: list[Any] = [None, {"n": 1}, {"in.it.1.x": True}, {"n": 1, "in.it.0": 0}]
+OPEN = ("waiting", "cancelled")
+"""Steps without an outcome: what waits when its run ends is cancelled."""
 FITS = [{0, 1, 2}, {0, 2}, {1}, {2}]
 """Which payloads each match holds for."""
 OPERATIONS = (
-    "park_for_event", "suspend", "look", "take_event", "end_wait", "record", "emit_step", "finish",
+    "suspend", "look", "take_event", "end_wait", "record", "emit_step", "finish",
     "close_gates", "kinds_of_waits", "earlier_events", "deliver", "dispatched",
 )  # fmt: skip
 
@@ -288,7 +290,7 @@ class Orders(RuleBasedStateMachine):
         assert emits == {row.id: row.emitted_by for row in rows.events.values() if row.emitted_by is not None}
         assert rows.events.keys() == emits.keys() | self.emitted.keys()
         assert all((row.dispatched_at is None) != (row.due_at is None) for row in rows.events.values())
-        outcomes: dict[object, Any] = {place: row for place, row in rows.steps.items() if row.status != "waiting"}
+        outcomes: dict[object, Any] = {place: row for place, row in rows.steps.items() if row.status not in OPEN}
         for run in rows.runs.values():
             if run.status in FINISHED:
                 steps = [row for row in rows.steps.values() if row.run_id == run.id]
@@ -310,9 +312,9 @@ class Orders(RuleBasedStateMachine):
                 continue
             asked = self.asked(row.run_id, row.id)
             answers = [found for found in self.answers(rows, run, asked) if found.id not in had]
-            taken = None if row.status == "waiting" else self.outcome(rows, row, asked)
+            taken = None if row.status in OPEN else self.outcome(rows, row, asked)
             results.append("late" if row.status == "failed" else taken)
-            if row.status == "waiting":
+            if row.status in OPEN:
                 missed = [found for found in answers if found.dispatched_at is not None]
                 assert not missed or run.status in FINISHED, "an event is lost"
                 assert row.result is row.error is None

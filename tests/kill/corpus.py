@@ -19,7 +19,7 @@ from celery_durable.core.duration import SECOND
 from celery_durable.engine.control import RunRetry
 from celery_durable.engine.passing import current_pass
 
-__all__ = ["CORPUS", "Notes", "Shape"]
+__all__ = ["AT_ONCE", "CORPUS", "LATER", "Notes", "Shape", "insert", "key", "shape", "work"]
 
 
 class Notes:
@@ -50,6 +50,16 @@ class Shape:
     """Steps whose values are others in every run."""
     once: frozenset[str] = field(default_factory=frozenset)
     """Steps that run at most once; a kill may leave them interrupted, and their effect out."""
+    loose: frozenset[str] = frozenset()
+    """Steps that nobody waits for, and their effects: they may be there or not."""
+    branches: int = 0
+    """How many functions are at work at once: who ends first is another one in every run."""
+    children: dict[str, Callable[..., Any]] = field(default_factory=dict, hash=False)
+    """The bodies of what is called, by their names."""
+    reported: bool = False
+    """It calls ordinary tasks, whose ends are reported."""
+    cancelled: bool = False
+    """It is cancelled once it waits for what does not come."""
 
     @property
     def name(self) -> str:
@@ -61,7 +71,8 @@ CORPUS: list[Shape] = []
 
 def shape(**values: Any) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     def add(body: Callable[[], Any]) -> Callable[[], Any]:
-        CORPUS.append(Shape(body, **{name: frozenset(value) for name, value in values.items()}))
+        names = {name: frozenset(value) for name, value in values.items() if isinstance(value, list)}
+        CORPUS.append(Shape(body, **values | names))
         return body
 
     return add
@@ -340,7 +351,7 @@ def failing() -> Any:
 # -- Events. Each run has its own, by its key.
 
 
-def _key() -> str:
+def key() -> str:
     run = current_pass.get()
     assert run is not None
     return run.run_id
@@ -348,13 +359,13 @@ def _key() -> str:
 
 @shape(free=["one", "two", "first", "second", "poll", "gone"])
 def events_before_the_wait() -> Any:
-    one = step.emit("one", "paid", {"n": 1}, key=_key())
+    one = step.emit("one", "paid", {"n": 1}, key=key())
     step.sleep("nap", "1h")
-    two = step.emit("two", "paid", {"n": 2}, key=_key())
-    first = step.wait_for_event("first", "paid", key=_key())
-    second = step.wait_for_event("second", "paid", key=_key(), match={"n": 2})
-    poll = step.wait_for_event("poll", "paid", key=_key(), timeout=0)
-    gone = step.wait_for_event("gone", "paid", key=_key(), timeout="1h")
+    two = step.emit("two", "paid", {"n": 2}, key=key())
+    first = step.wait_for_event("first", "paid", key=key())
+    second = step.wait_for_event("second", "paid", key=key(), match={"n": 2})
+    poll = step.wait_for_event("poll", "paid", key=key(), timeout=0)
+    gone = step.wait_for_event("gone", "paid", key=key(), timeout="1h")
     assert first is not None
     assert second is not None
     assert (first.id, second.id) == (one, two)
@@ -364,8 +375,8 @@ def events_before_the_wait() -> Any:
 @shape(free=["outside", "again"])
 def event_from_outside() -> Any:
     step.run("before", work, "before")
-    event = step.wait_for_event("outside", key=_key())
-    again = step.wait_for_event("again", "outside", key=_key(), timeout="1h")
+    event = step.wait_for_event("outside", key=key())
+    again = step.wait_for_event("again", "outside", key=key(), timeout="1h")
     assert event is not None
     return [step.run("after", work, "after", event.payload), again]
 
@@ -373,7 +384,7 @@ def event_from_outside() -> Any:
 @shape(free=["in-time"])
 def event_timeout() -> Any:
     try:
-        step.wait_for_event("in-time", "never", key=_key(), timeout="1h", on_timeout="fail")
+        step.wait_for_event("in-time", "never", key=key(), timeout="1h", on_timeout="fail")
     except EventTimeout:
         return step.run("late", work, "late", "too late")
 
@@ -381,7 +392,7 @@ def event_timeout() -> Any:
 @shape(free=["in-time"])
 def cancelled_by_timeout() -> Any:
     try:
-        step.wait_for_event("in-time", "never", key=_key(), timeout="1h", on_timeout="cancel")
+        step.wait_for_event("in-time", "never", key=key(), timeout="1h", on_timeout="cancel")
     finally:
         step.run("tidy", work, "tidy")
         step.sleep("calm", "1h")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from celery_durable.core.codec import encode
+from celery_durable.core.codec import decode, encode
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.events import event_of, new_event
 from celery_durable.engine.executor import Ended, Gone
@@ -20,7 +22,9 @@ from celery_durable.store.records import Claim, Fence
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
-__all__ = ["Commits", "answer", "complete", "die", "drive", "in_child", "lose", "recover"]
+from .corpus import Shape
+
+__all__ = ["Cast", "Commits", "answer", "complete", "die", "drive", "in_child", "lose", "recover"]
 
 KILLED = 9
 
@@ -134,28 +138,86 @@ def _writes(word: str) -> bool:
 # -- Runs
 
 
+class Cast(Driver):
+    """A driver that also knows the bodies of what its runs call, by their names."""
+
+    def __init__(self, store: Store, shape: Shape, **values: Any) -> None:
+        super().__init__(store, shape.body, **values)
+        self.children = shape.children
+        self.cancels = shape.cancelled
+
+    def of(self, task: str) -> Cast:
+        """The one for runs that are called by this name."""
+        child = copy.copy(self)
+        child.body, child.cancels = self.children[task], False
+        return child
+
+    def called(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """The runs that a run has called, by the steps that did."""
+        calls = {name: row["child"] for name, row in self.steps(run_id).items() if row["child"] is not None}
+        return {name: self.run(child) for name, child in calls.items()}
+
+
 def drive(driver: Driver, run_id: str, commits: Commits | None = None, most: int = 60) -> str:
-    """Passes until the run ends, letting time pass between them; the run's status, or who stopped it."""
+    """Passes until the run ends, and what it called, letting time pass between them.
+
+    The run's status; or that somebody else has it (``gone``), or that it waits for what does not come (``asleep``).
+    """
     for _ in range(most):
-        with commits.pausing() if commits else contextlib.nullcontext():
+        with _pausing(commits):
             run = driver.run(run_id)
-            status = run["status"]
-            if status == "suspended" and "'outside'" in run["waiting_on"]:
+            if run["status"] == "suspended" and "'outside'" in run["waiting_on"]:
                 answer(driver.store, run_id)
-            if status == "suspended":
-                driver.let_time_pass(run_id)
-        if status in FINISHED or status == "paused":
-            return str(status)
+        if isinstance(driver, Cast) and _drive_called(driver, run_id, commits) == "gone":
+            return "gone"
+        if run["status"] in FINISHED or run["status"] == "paused":
+            return str(run["status"])
+        with _pausing(commits):
+            if not _is_due(driver, run_id):
+                return "asleep"
         ended = _pass(driver, run_id)
         if ended is None or isinstance(ended, Gone):
             return "gone"
     raise AssertionError(f"run {run_id} did not end in {most} passes")
 
 
+def _pausing(commits: Commits | None) -> contextlib.AbstractContextManager[None]:
+    return commits.pausing() if commits else contextlib.nullcontext()
+
+
+def _is_due(driver: Driver, run_id: str) -> bool:
+    """Make it so: let time pass; cancel the run where it waits for good."""
+    run = driver.run(run_id)
+    if run["status"] != "suspended":
+        return True
+    if run["due_at"] is None:
+        if not isinstance(driver, Cast) or not driver.cancels:
+            return False
+        with driver.store.link() as link:
+            driver.store.cancel(link, run_id, "not needed any more")
+    elif run["cancelling"] is None or run["wake_at"] is not None:  # who is told to end is told at once
+        driver.let_time_pass(run_id)
+    return True
+
+
+def _drive_called(driver: Cast, run_id: str, commits: Commits | None) -> str | None:
+    """Bring what a run has called to its end."""
+    for run in driver.called(run_id).values():
+        if run["status"] in FINISHED:
+            continue
+        if run["kind"] is None:
+            if drive(driver.of(run["task"]), run["id"], commits) == "gone":
+                return "gone"
+        elif "never" not in run["task"]:
+            with driver.store.link() as link:
+                driver.store.end_from_outside(link, run["id"], status="completed", result=encode(run["task"]))
+    return None
+
+
 def _pass(driver: Driver, run_id: str) -> Ended | None:
     with driver.store.link() as link:
         claim = driver.store.claim(link, run_id, worker=driver.worker, lease=driver.settings.lease)
-        return driver.execute(link, claim) if isinstance(claim, Claim) else None
+        return driver.execute(link, claim, *decode(claim.arguments)[0]) if isinstance(claim, Claim) else None
 
 
 def answer(store: Store, run_id: str) -> None:
@@ -180,13 +242,23 @@ def recover(store: Store, run_id: str) -> bool:
 
 
 def complete(driver: Driver, run_id: str) -> str:
-    """Take the run over, and bring it to its end."""
-    recover(driver.store, run_id)
+    """Take the run over, and what it called, and bring it to its end."""
+    _recover_all(driver, run_id)
     return drive(driver, run_id)
+
+
+def _recover_all(driver: Driver, run_id: str) -> None:
+    recover(driver.store, run_id)
+    if isinstance(driver, Cast):
+        for run in driver.called(run_id).values():
+            _recover_all(driver, run["id"])
 
 
 def in_child(work: Callable[[], object]) -> bool:
     """Do it in a forked process; whether that was killed."""
+    for thread in threading.enumerate():  # of functions that nobody waits for: a fork would leave their locks held
+        if thread.name.startswith("celery-durable "):
+            thread.join()
     pid = os.fork()
     if pid == 0:
         try:

@@ -17,7 +17,7 @@ from celery import Celery
 from sqlalchemy import func, select
 
 from celery_durable import Durable, DurableTask, Event, on_event
-from celery_durable.store.records import Claim, NewWait
+from celery_durable.store.records import Changes, Claim, NewWait
 from celery_durable.store.store import Store
 from celery_durable.worker import dispatch as dispatching
 from celery_durable.worker.runtime import runtime_of
@@ -81,11 +81,13 @@ class Case:
         with self.store.link() as link:
             assert self.store.start(link, new_run(run_id))
             claim: Claim = claimed(self.store, link, run_id)
-            self.store.park_for_event(
+            self.store.suspend(
                 link,
                 claim.fence,
-                a_step("wait", kind="wait", status="waiting", result=None),
-                NewWait("visitor.came", self.name, match, claim.created_at),
+                changes=Changes(
+                    steps=(a_step("wait", kind="wait", status="waiting", result=None),),
+                    waits=(("wait", NewWait("visitor.came", self.name, match, claim.created_at)),),
+                ),
                 wake_at=None,
                 due_at=None,
                 waiting_on="visitor.came",

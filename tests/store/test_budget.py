@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from celery_durable.engine.executor import Failed, Finished, Parked
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
-from .making import new_run
+from .calling import called, ended
+from .making import a_step, claimed, lease_of, new_run, put, taken
 
 
 class Counter:
@@ -261,3 +263,117 @@ def test_an_event_for_many_runs_is_a_few_statements(store: Store, counter: Count
         woken = store.deliver(link, event, encode(event_of(event)), waits, 0)
     assert len(woken) == 50
     assert counter.take() == (7, 1)
+
+
+# -- Blocks and calls
+
+
+def test_branches_that_are_ready_together_are_one_statement(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        claim = taken(store, link)
+        steps = [a_step(f"s{number}", position=number) for number in range(10)]
+        counter.take()
+        assert store.record_together(link, claim.fence, steps, lease_of(claim))
+    assert counter.take() == (1, 1)
+
+
+def test_a_block_whose_functions_end_together(store: Store, counter: Counter) -> None:
+    """The pass that waits for them may see the first of them before the others: a few batches."""
+    meeting = threading.Barrier(10)
+
+    def block() -> None:
+        with step.parallel() as p:
+            for number in range(10):
+                p.run(f"s{number}", lambda: meeting.wait(20) and None)
+
+    first, second = costs_of(store, counter, block, lambda: step.sleep("nap", "1h"))
+    statements, commits = first[0]
+    assert 1 <= statements == commits <= 5
+    assert second == [(0, 0), (0, 0), (1, 1)]  # a replay asks the database for nothing
+
+
+def test_what_a_block_begins_is_one_commit(store: Store, counter: Counter) -> None:
+    """Two waits, two calls and a sleep: the gates; the state, the steps, the runs, their inputs, the waits; the
+    looks for events."""
+
+    def block() -> None:
+        with step.parallel() as p:
+            p.wait_for_event("paid")
+            p.wait_for_event("sent")
+            p.call("one", "child")
+            p.call("two", "child")
+            p.sleep("nap", "1h")
+
+    assert parking(store, counter, block) == (9, 1)
+
+
+def parking(store: Store, counter: Counter, part: Callable[[], object]) -> tuple[int, int]:
+    """What it costs to park a run in this part of its body."""
+
+    def body() -> None:
+        counter.take()
+        part()
+
+    driver = Driver(store, body)
+    driver.start()
+    assert isinstance(driver.one_pass(), Parked)
+    return counter.take()
+
+
+def test_parking_for_a_call(store: Store, counter: Counter) -> None:
+    cost = parking(store, counter, lambda: step.call("call", "child"))
+    assert cost == (4, 1)  # the state, the step, the run that is called, its input
+
+
+@pytest.mark.parametrize(
+    ("quorum", "status", "cost"),
+    [
+        (1, "suspended", (4, 1)),  # the caller, the end, the answer, the waking
+        (2, "suspended", (4, 1)),  # the caller, the end, the answer, one less to wait for
+        (1, "running", (3, 1)),
+        (1, "completed", (2, 1)),
+    ],
+)
+def test_the_end_of_what_was_called(
+    store: Store, counter: Counter, quorum: int, status: str, cost: tuple[int, int]
+) -> None:
+    with store.link() as link:
+        called(store, link, "c", "d", quorum=quorum)
+        put(store, link, status=status)
+        child = claimed(store, link, "c")
+        counter.take()
+        assert ended(store, link, child) is not None
+    assert counter.take() == cost
+
+
+def test_an_ordinary_task_that_reports_its_end(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        called(store, link, "t", kind="task")
+        counter.take()
+        assert store.end_from_outside(link, "t", status="completed", result="1") is not None
+    # who calls it; the caller, the end, the answer, the waking; what it had open: waits, calls
+    assert counter.take() == (5, 1)
+
+
+def test_going_on_after_calls(store: Store, counter: Counter) -> None:
+    """A pass that finds the answers. Their order is kept when it next writes more than a step."""
+    costs: list[tuple[int, int]] = []
+
+    def body() -> None:
+        with step.parallel() as p:
+            for number in range(10):
+                p.call(f"c{number}", "plain")
+        costs.append(counter.take())
+        step.run("after", int)
+        costs.append(counter.take())
+
+    driver = Driver(store, body)
+    driver.start()
+    driver.one_pass()
+    with store.link() as link:
+        for row in driver.steps().values():
+            store.end_from_outside(link, row["child"], status="completed", result="1")
+    counter.take()
+    driver.one_pass()
+    assert costs == [(2, 1), (1, 1)]  # the claim, and nothing for the block; the step
+    assert counter.take() == (1, 1)

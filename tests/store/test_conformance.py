@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from celery_durable.core.duration import SECOND
 from celery_durable.errors import ConfigurationError, StartConflict
 from celery_durable.store.link import Link
-from celery_durable.store.records import Claim, Fence, NewEvent, NewWait, NotClaimed, Outcome
+from celery_durable.store.records import Changes, Claim, Fence, NewEvent, NewWait, NotClaimed, Outcome
 from celery_durable.store.store import Store
 
 from .making import (
@@ -233,7 +233,7 @@ def test_the_history_is_in_order(store: Store, link: Link) -> None:
     claim = taken(store, link)
     for position, step_id in enumerate(["z", "a", "m"]):
         store.record(link, claim.fence, a_step(step_id, position=position), lease_of(claim))
-    assert store.suspend(link, claim.fence, step=None, wake_at=None, due_at=None, waiting_on="x")
+    assert store.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="x")
     history = claimed(store, link).history
     assert list(history) == ["z", "a", "m"]
     record = history["a"]
@@ -271,7 +271,7 @@ WRITES: dict[str, Callable[[Store, Link, Fence, int], bool]] = {
         store.suspend(
             link,
             fence,
-            step=a_step("new", status="waiting"),
+            changes=Changes(steps=(a_step("new", status="waiting"),)),
             wake_at=lease,
             due_at=lease,
             waiting_on="x",
@@ -279,11 +279,12 @@ WRITES: dict[str, Callable[[Store, Link, Fence, int], bool]] = {
         )
     ),
     "park for an event": lambda store, link, fence, lease: bool(
-        store.park_for_event(
+        store.suspend(
             link,
             fence,
-            a_step("new", kind="wait", status="waiting"),
-            NewWait("paid", "k", None, 0),
+            changes=Changes(
+                steps=(a_step("new", kind="wait", status="waiting"),), waits=(("new", NewWait("paid", "k", None, 0)),)
+            ),
             wake_at=lease,
             due_at=lease,
             waiting_on="x",
@@ -298,8 +299,16 @@ WRITES: dict[str, Callable[[Store, Link, Fence, int], bool]] = {
         link, fence, a_step("new"), NewEvent("e1", "paid", None, "null", "h"), 0, lease, 0.0
     ),
     "pause": lambda store, link, fence, lease: store.pause(link, fence, waiting_on="x", error="e"),
-    "finish": lambda store, link, fence, lease: store.finish(
-        link, fence, status="completed", now=lease, lease=1, result="1"
+    "finish": lambda store, link, fence, lease: bool(
+        store.finish(link, fence, status="completed", now=lease, lease=1, result="1")
+    ),
+    "change": lambda store, link, fence, lease: bool(
+        store.change(link, fence, Changes(steps=(a_step("new"), a_step("old", known=True))), lease)
+    ),
+    "record together": lambda store, link, fence, lease: (
+        store.record_together(link, fence, [a_step("new"), a_step("newer")], lease)
+        if store.dialect.writes_in_cte
+        else bool(store.change(link, fence, Changes(steps=(a_step("new"), a_step("newer"))), lease))
     ),
     "record within": lambda store, link, fence, lease: within(store, fence, lease),
     "recover": lambda store, link, fence, lease: store.recover(link, fence),
@@ -452,7 +461,9 @@ def test_suspend_records_cause_and_state_together(store: Store, link: Link) -> N
     assert store.suspend(
         link,
         claim.fence,
-        step=a_step("nap", kind="sleep", status="waiting", result=None, wake_at=claim.now + SECOND),
+        changes=Changes(
+            steps=(a_step("nap", kind="sleep", status="waiting", result=None, wake_at=claim.now + SECOND),)
+        ),
         wake_at=claim.now + SECOND,
         due_at=claim.now + 2 * SECOND,
         waiting_on="the sleep 'nap'",
@@ -469,7 +480,7 @@ def test_suspend_records_cause_and_state_together(store: Store, link: Link) -> N
 
 def test_suspend_without_a_time_waits_for_good(store: Store, link: Link) -> None:
     claim = taken(store, link)
-    store.suspend(link, claim.fence, step=None, wake_at=None, due_at=None, waiting_on="an event" * 200)
+    store.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="an event" * 200)
     row = run_row(store, link)
     assert (row["wake_at"], row["due_at"], row["sends"]) == (None, None, 0)
     assert len(row["waiting_on"]) == 500
@@ -484,7 +495,15 @@ def test_what_fails_while_the_run_is_locked_parks_nothing(store: Store, link: Li
         raise RuntimeError("no result backend")
 
     with pytest.raises(RuntimeError):
-        store.suspend(link, claim.fence, step=a_step("nap"), wake_at=None, due_at=None, waiting_on="x", on_locked=fail)
+        store.suspend(
+            link,
+            claim.fence,
+            changes=Changes(steps=(a_step("nap"),)),
+            wake_at=None,
+            due_at=None,
+            waiting_on="x",
+            on_locked=fail,
+        )
     assert everything(store, link) == before
     assert store.record(link, claim.fence, a_step("goes on"), lease_of(claim))
 
@@ -495,7 +514,7 @@ def test_a_retry_of_the_run_resets_the_failed_steps(store: Store, link: Link) ->
         step = a_step(step_id, status=status, position=position, attempts=4, finished_at=1, error="e")
         store.record(link, claim.fence, step, lease_of(claim))
     assert store.suspend(
-        link, claim.fence, step=None, wake_at=None, due_at=None, waiting_on="x", retried=True, error="E", reset=["bad"]
+        link, claim.fence, wake_at=None, due_at=None, waiting_on="x", retried=True, error="E", reset=["bad"]
     )
     rows = step_rows(store, link)
     assert {name: (row["status"], row["attempts"]) for name, row in rows.items()} == {
@@ -706,7 +725,7 @@ def test_skip_wait_lets_time_pass(store: Store, link: Link) -> None:
     claim = taken(store, link)
     far = claim.now + 3_600 * SECOND
     nap = a_step("nap", kind="sleep", status="waiting", result=None, wake_at=far)
-    store.suspend(link, claim.fence, step=nap, wake_at=far, due_at=far, waiting_on="x")
+    store.suspend(link, claim.fence, changes=Changes(steps=(nap,)), wake_at=far, due_at=far, waiting_on="x")
     assert isinstance(store.claim(link, "r1", worker="w", lease=LEASE), NotClaimed)
     store.skip_wait(link, "r1")
     claim = claimed(store, link)
@@ -744,7 +763,7 @@ def test_what_is_stored_is_sealed(store: Store, link: Link) -> None:
         with transaction(sealing) as connection:
             sealing.record_within(connection, claim.fence, a_step("tx", result='"secret"'), lease_of(claim))
             connection.commit()
-        assert sealing.suspend(own, claim.fence, step=None, wake_at=None, due_at=None, waiting_on="x", error='"secret"')
+        assert sealing.suspend(own, claim.fence, wake_at=None, due_at=None, waiting_on="x", error='"secret"')
         claim = claimed(sealing, own)
         assert claim.arguments == claim.message == claim.history["s"].result == claim.history["w"].result == '"secret"'
         sealing.finish(own, claim.fence, status="completed", now=claim.now, lease=LEASE, result='"secret"')

@@ -19,7 +19,7 @@ from celery_durable.core.codec import encode
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.events import event_of, new_event
 from celery_durable.store.link import Link
-from celery_durable.store.records import Claim, Fence, NewWait, Overtaken
+from celery_durable.store.records import Changes, Claim, Fence, NewWait, Overtaken
 from celery_durable.store.store import Store
 
 from .making import a_step, claimed, lease_of, new_run
@@ -31,22 +31,21 @@ ROUNDS = 700
 def register(store: Store, link: Link, claim: Claim, key: str | None, on_locked: Any = lambda: None) -> None:
     """What a pass does at ``step.wait_for_event``."""
     wait = NewWait("paid", key, None, claim.created_at)
-    found = store.park_for_event(
+    found = store.suspend(
         link,
         claim.fence,
-        a_step("wait", kind="wait", status="waiting", result=None),
-        wait,
+        changes=Changes(steps=(a_step("wait", kind="wait", status="waiting", result=None),), waits=(("wait", wait),)),
         wake_at=None,
         due_at=None,
         waiting_on="paid",
         on_locked=on_locked,
     )
     if isinstance(found, Overtaken):
-        assert found.event is not None
-        taken = a_step("wait", kind="wait", result=encode(event_of(found.event)))
-        assert store.take_event(link, claim.fence, taken, found.event.seq, lease_of(claim))
+        (event,) = found.events.values()
+        taken = a_step("wait", kind="wait", result=encode(event_of(event)))
+        assert store.take_event(link, claim.fence, taken, event.seq, lease_of(claim))
     else:
-        assert found is True
+        assert found is not None
 
 
 def emit_and_dispatch(store: Store, event_id: str, key: str | None) -> list[str]:
@@ -183,9 +182,7 @@ def test_a_run_that_is_held_while_its_event_comes_does_not_sleep_over_it(store: 
         store.skip_wait(link, "r1")
         again = claimed(store, link, "r1")
         assert emit_and_dispatch(store, "e1", "k") == []  # held: nothing to wake
-        parked = store.suspend(
-            link, again.fence, step=None, waits=["wait"], wake_at=None, due_at=None, waiting_on="paid"
-        )
+        parked = store.suspend(link, again.fence, watched=["wait"], wake_at=None, due_at=None, waiting_on="paid")
         assert isinstance(parked, Overtaken)
         assert [record.status for record in parked.records] == ["completed"]
         assert store.running_under(link, "r1", "w/1") == Fence("r1", again.fence.token)

@@ -113,14 +113,6 @@ def test_a_plain_call_is_the_plain_function(app: Celery) -> None:
         flow()
 
 
-def test_async_tasks_are_refused_where_they_are_declared(app: Celery) -> None:
-    @app.task(shared=False, base=DurableTask)
-    async def flow() -> None: ...
-
-    with pytest.raises(ConfigurationError, match="async def"):
-        app.finalize()
-
-
 def test_a_wrong_retry_policy_is_refused_where_it_is_declared(app: Celery) -> None:
     @app.task(shared=False, base=DurableTask, step_retry=3)
     def flow() -> None: ...

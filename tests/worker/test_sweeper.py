@@ -133,7 +133,9 @@ def test_a_run_of_a_task_that_is_not_here_is_sent_by_name(desk: Desk) -> None:
     def helper() -> None: ...
 
     with desk.store.link() as link:
-        desk.store.start(link, NewRun("run", "elsewhere.task", '[["a"],{}]', "h", keep(helper, {}), due_in=-1))
+        desk.store.start(
+            link, NewRun("run", "elsewhere.task", '[["a"],{}]', "h", keep(helper.app, helper, {}), due_in=-1)
+        )
     tick(desk)
     (message,) = desk.messages()
     assert message.headers["task"] == "elsewhere.task"

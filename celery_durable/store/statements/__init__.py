@@ -8,6 +8,7 @@ set, even in an UPDATE inside a WITH.
 from __future__ import annotations
 
 from .events import EventStatements
+from .handing import HandingStatements
 from .recording import SETTLING_COLUMNS, STEP_COLUMNS, RecordStatements
 from .starting import StartStatements
 from .upkeep import UpkeepStatements
@@ -15,5 +16,5 @@ from .upkeep import UpkeepStatements
 __all__ = ["SETTLING_COLUMNS", "STEP_COLUMNS", "Statements"]
 
 
-class Statements(StartStatements, RecordStatements, EventStatements, UpkeepStatements):
+class Statements(StartStatements, RecordStatements, EventStatements, HandingStatements, UpkeepStatements):
     """All statements of one store."""

@@ -53,6 +53,7 @@ class StatementGroup:
             "due_at": bindparam("due_at"),
             "waiting_on": bindparam("waiting_on"),
             "sends": bindparam("sends"),
+            "quorum": bindparam("quorum"),
             "retries": self._tables.run.c.retries + bindparam("retried"),
             "error": bindparam("error"),
         }
@@ -60,5 +61,5 @@ class StatementGroup:
     def _of_due(self) -> list[Any]:
         """What is read of a run whose message is to be sent."""
         run = self._tables.run
-        columns = ("id", "task", "status", "token", "due_at", "wake_at", "sends", "retries", "passes", "worker")
+        columns = ("id", "task", "status", "token", "due_at", "wake_at", "sends", "retries", "passes", "worker", "kind")
         return [*(run.c[name] for name in columns), self._dialect.now().label("now")]

@@ -88,10 +88,11 @@ class EventStatements(StatementGroup):
         self.close_gates: Executable | None = None
         if self._dialect.advisory_locks:
             self.close_gates = text("SELECT pg_advisory_xact_lock(:name_gate), pg_advisory_xact_lock(:key_gate)")
+            self.hold_gate: Executable = text("SELECT pg_advisory_xact_lock_shared(:gate)")
         elif not self._dialect.one_writer:
             at_gates = lease.c.name.in_(bindparam("gates", expanding=True))
             gates = select(lease.c.name).where(at_gates).order_by(lease.c.name)
-            self.hold_gate: Executable = gates.with_for_update(read=True)
+            self.hold_gate = gates.with_for_update(read=True)
             self.close_gates = gates.with_for_update()
 
     def _register(self) -> None:
@@ -149,7 +150,6 @@ class EventStatements(StatementGroup):
         self.drop_wait: Executable = delete(wait).where(
             wait.c.run_id == bindparam("at_id"), wait.c.step_id == bindparam("at_step")
         )
-        self.drop_waits: Executable = delete(wait).where(wait.c.run_id == bindparam("at_id"))
         self.end_wait: Executable = (
             update(step)
             .where(step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step"), step.c.status == "waiting")

@@ -17,7 +17,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Executable, and_, bindparam, insert, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Executable,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from ..dialects import Dialect
 from ..tables import Tables
@@ -39,6 +55,8 @@ STEP_COLUMNS = (
     "attempts",
     "wake_at",
     "heartbeat",
+    "child",
+    "seen",
     "started_at",
     "finished_at",
 )
@@ -49,9 +67,14 @@ SETTLING_COLUMNS = (
     "attempts",
     "wake_at",
     "heartbeat",
+    "child",
+    "seen",
     "started_at",
     "finished_at",
 )
+
+
+_NUMBERS = (Integer, BigInteger)
 
 
 class RecordStatements(StatementGroup):
@@ -60,6 +83,7 @@ class RecordStatements(StatementGroup):
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         super().__init__(tables, dialect)
         self._steps()
+        self._together()
         self._hand_offs()
 
     def _steps(self) -> None:
@@ -67,7 +91,7 @@ class RecordStatements(StatementGroup):
         self.fence: Executable = self._fenced_run(due_at=bindparam("lease_until"))
         new_step = [bindparam(f"step_{name}", type_=step.c[name].type) for name in STEP_COLUMNS[1:]]
         known_step: dict[str, Any] = {name: bindparam(f"step_{name}") for name in SETTLING_COLUMNS}
-        unsettled = and_(step.c.id == bindparam("at_step"), step.c.status.in_(("started", "waiting")))
+        unsettled = and_(step.c.id == bindparam("at_step"), or_(step.c.status == "started", step.c.status == "waiting"))
         if self._dialect.writes_in_cte:
             fence = self._fenced_run(due_at=bindparam("lease_until")).returning(run.c.id).cte("fence")
             source = select(fence.c.id, *new_step)
@@ -93,14 +117,36 @@ class RecordStatements(StatementGroup):
         self.reset_steps: Executable = (
             update(step)
             .where(step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True)))
-            .values(status="waiting", attempts=0, wake_at=None, finished_at=None)
+            .values(status="waiting", attempts=0, wake_at=None, finished_at=None, child=None, seen=None)
+        )
+        self.mark_seen: Executable = (
+            update(step)
+            .where(step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step"))
+            .values(seen=bindparam("place"))
         )
         # What has been settled from outside meanwhile, of the steps that the run is about to wait for.
         self.settled_steps: Executable = select(*(step.c[name] for name in HISTORY_COLUMNS)).where(
             step.c.run_id == bindparam("at_id"),
             step.c.id.in_(bindparam("ids", expanding=True)),
-            step.c.status != "waiting",
+            or_(step.c.status != "waiting", and_(step.c.kind == "call", step.c.child.is_(None))),
         )
+
+    def _together(self) -> None:
+        """Any number of new steps as one fenced statement, where an UPDATE can stand in a WITH."""
+        run, step = self._tables.run, self._tables.step
+        self.record_together: Executable | None = None
+        if self._dialect.writes_in_cte:
+            fence = self._fenced_run(due_at=bindparam("lease_until")).returning(run.c.id).cte("fence")
+            columns = [
+                column(name, step.c[name].type if isinstance(step.c[name].type, _NUMBERS) else Text())
+                for name in STEP_COLUMNS[1:]
+            ]
+            given = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+            rows = given.table_valued(*columns).render_derived(name="given", with_types=True)
+            source = select(fence.c.id, *(rows.c[name] for name in STEP_COLUMNS[1:])).select_from(
+                fence.join(rows, true())
+            )
+            self.record_together = insert(step).from_select(list(STEP_COLUMNS), source)
 
     def _hand_offs(self) -> None:
         """The ways in which a pass gives up its run. Each rotates the token."""

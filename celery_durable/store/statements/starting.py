@@ -12,7 +12,20 @@ from .base import ENDED, HISTORY_COLUMNS, StatementGroup
 
 __all__ = ["StartStatements"]
 
-RUN_AT_START = ("id", "task", "status", "token", "due_at", "wake_at", "waiting_on", "input_hash", "code_version")
+RUN_AT_START = (
+    "id",
+    "task",
+    "status",
+    "token",
+    "due_at",
+    "wake_at",
+    "waiting_on",
+    "input_hash",
+    "code_version",
+    "parent_id",
+    "parent_step",
+    "kind",
+)
 
 
 class StartStatements(StatementGroup):
@@ -33,7 +46,7 @@ class StartStatements(StatementGroup):
         values["wake_at"] = now + bindparam("wake_in", type_=run.c.wake_at.type)
         values |= {
             "created_at": now,
-            "sends": literal(1),
+            "sends": bindparam("sends"),
             "retries": bindparam("retries"),
             "recoveries": literal(0),
             "progress": literal(0),
@@ -47,6 +60,7 @@ class StartStatements(StatementGroup):
         }
         self.insert_run: Executable = self._insert_or_ignore(run).values(**values)
         self.insert_input: Executable = insert(run_input).values(**given_input)
+        self.insert_inputs: Executable = self._insert_or_ignore(run_input).values(**given_input)
         self.start_at_once: Executable | None = None
         if self._dialect.writes_in_cte:
             inserted = self._insert_or_ignore(run).values(**values).returning(run.c.id).cte("started")
@@ -71,7 +85,11 @@ class StartStatements(StatementGroup):
             run.c.recoveries,
             run.c.passes,
             run.c.created_at,
+            run.c.started_at,
             run.c.wake_at,
+            run.c.parent_id,
+            run.c.parent_step,
+            run.c.cancelling,
             message.label("message"),
             arguments.label("arguments"),
             now.label("now"),
@@ -89,6 +107,7 @@ class StartStatements(StatementGroup):
                 worker=bindparam("worker"),
                 due_at=now + bindparam("lease"),
                 waiting_on=None,
+                quorum=None,
                 sends=0,
                 passes=run.c.passes + 1,
                 started_at=func.coalesce(run.c.started_at, now),

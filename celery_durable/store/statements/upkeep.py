@@ -83,6 +83,11 @@ class UpkeepStatements(StatementGroup):
             .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
             .values(due_at=now + bindparam("lease"))
         )
+        self.hold_calls: Executable = (
+            update(run)
+            .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.kind.is_not(None), run.c.status.not_in(ENDED))
+            .values(due_at=now + bindparam("due_in", type_=run.c.due_at.type))
+        )
         self.delivered: Executable = (
             update(run)
             .where(
@@ -156,24 +161,6 @@ class UpkeepStatements(StatementGroup):
 
     def _from_outside(self) -> None:
         run, step, now = self._tables.run, self._tables.step, self._dialect.now()
-        self.end_from_outside: Executable = (
-            update(run)
-            .where(
-                run.c.id == bindparam("at_id"),
-                run.c.status.not_in(ENDED),
-                or_(bindparam("at_worker", type_=String).is_(None), run.c.worker == bindparam("at_worker")),
-            )
-            .values(
-                status=bindparam("status"),
-                token=bindparam("token"),
-                due_at=None,
-                wake_at=None,
-                waiting_on=None,
-                finished_at=now,
-                delivered_at=now,
-                error=bindparam("error"),
-            )
-        )
         # Eager mode: time is let pass at once.
         self.skip_wait: Executable = (
             update(run).where(run.c.id == bindparam("at_id"), run.c.status == "suspended").values(wake_at=None)
@@ -192,3 +179,6 @@ class UpkeepStatements(StatementGroup):
             .where(run.c.id == bindparam("at_id"))
         )
         self.get_steps: Executable = select(step).where(step.c.run_id == bindparam("at_id")).order_by(step.c.position)
+        self.get_children: Executable = (
+            select(run.c.id).where(run.c.parent_id == bindparam("at_id")).order_by(run.c.created_at, run.c.id)
+        )

@@ -1,0 +1,59 @@
+"""Sleeps as steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..core.codec import encode
+from ..core.duration import Duration, Moment, as_datetime, describe, micros, moment
+from ..core.replay import Park, Replay
+from ..store.records import StepWrite
+from .branch import DONE, Act, Branch, Opening, State, Waiting
+from .passing import Pass
+
+__all__ = ["Sleep"]
+
+
+class Sleep(Branch):
+    """``step.sleep`` and ``step.sleep_until``. The end is fixed at the first pass, whatever later ones ask for."""
+
+    kind = "sleep"
+
+    def __init__(self, run: Pass, id: str, given: str, wake_at: int, length: str) -> None:
+        super().__init__(run, run.take_id(id), given)
+        self.wake_at = wake_at
+        self.what = f"the sleep {self.id!r} ({length})"
+
+    @classmethod
+    def lasting(cls, run: Pass, id: str, duration: Duration) -> Sleep:
+        length = micros(duration)
+        return cls(run, id, encode({"seconds": length / 1_000_000}), run.now() + length, describe(length))
+
+    @classmethod
+    def till(cls, run: Pass, id: str, when: Moment) -> Sleep:
+        wake_at = moment(when)
+        return cls(run, id, encode({"until": as_datetime(wake_at)}), wake_at, as_datetime(wake_at).isoformat())
+
+    def look(self) -> State:
+        decision = self.ask()
+        if isinstance(decision, Replay):
+            return DONE
+        if isinstance(decision, Park):
+            return Waiting(decision.wake_at, self.what)
+        run, now = self.run, self.run.now()
+        step = run.new_step(
+            self.id, "sleep", self.given, status="waiting", wake_at=self.wake_at, started_at=now, attempts=1
+        )
+        if self.wake_at <= now:
+            return Act(lambda: run.write_all([self._over(step)]))
+        return Waiting(self.wake_at, self.what, Opening(step))
+
+    def _over(self, step: StepWrite) -> StepWrite:
+        now = self.run.now()
+        return replace(
+            step, status="completed", wake_at=None, finished_at=now, result="null", seen=self.run.next_place()
+        )
+
+    def value(self) -> Any:
+        return None

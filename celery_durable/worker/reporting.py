@@ -1,0 +1,231 @@
+"""How the end of an ordinary task reaches the run that called it.
+
+A durable run answers its caller in the transaction that ends it. An ordinary task knows nothing of that: its message
+carries a callback and an errback of this package. Where these get lost, or its message does, the sweeper finds out
+(:func:`look_after`): it asks the result backend, the queue and the workers, and sends again what nobody has. A worker
+tells in the database which called tasks it has (:func:`held_here`), also while it can't answer; those of other apps
+have to be asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from celery import Celery, Task, states
+from celery.backends.base import DisabledBackend
+from celery.worker import state
+
+from ..core.codec import encode
+from ..core.faults import bounded_error, write_error
+from ..errors import CallFailed, DurableError, PayloadTooLarge
+from ..store.link import Link
+from ..store.records import Aftermath, Due
+from .message import queue_of
+from .runtime import runtime_of
+from .sending import Backlog, Sender, follow, grace
+
+__all__ = [
+    "REPORT",
+    "end_call",
+    "end_dropped",
+    "error_text",
+    "held_here",
+    "look_after",
+    "record_end",
+    "register_reports",
+    "report_links",
+]
+
+logger = logging.getLogger("celery_durable")
+
+REPORT = "celery_durable.report"
+REPORT_ERROR = "celery_durable.report_error"
+_SECONDS_FOR_WORKERS = 1.0
+_LONGEST_PAUSE = 60
+
+
+def report_links(app: Celery, call_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The callbacks of an ordinary task that is called, after those that it has."""
+    queue = runtime_of(app).settings.queue or app.conf.task_default_queue
+    told = {"kwargs": {"call_id": call_id}, "options": {"queue": queue}}
+    return {
+        "link": [*_listed(options.get("link")), app.signature(REPORT, app=app, **told)],
+        "link_error": [*_listed(options.get("link_error")), app.signature(REPORT_ERROR, app=app, **told)],
+    }
+
+
+def _listed(links: Any) -> list[Any]:
+    if links is None:
+        return []
+    return list(links) if isinstance(links, (list, tuple)) else [links]
+
+
+def register_reports(app: Celery) -> None:
+    """Give an app the tasks that report. Not by ``app.tasks``, which would finalize an app that is not complete yet."""
+    options: dict[str, Any] = {
+        "base": Task,  # whatever class the app's own tasks have
+        "shared": False,
+        "ignore_result": True,
+        "acks_late": True,
+        "reject_on_worker_lost": True,
+    }
+
+    def report(task: Any, value: Any = None, *, call_id: str, error: str | None = None) -> None:
+        try:
+            if error is None:
+                end_call(task.app, call_id, value=value)
+            else:
+                end_call(task.app, call_id, error=error)
+        except Exception as wrong:
+            pause = min(2**task.request.retries, _LONGEST_PAUSE)
+            logger.warning("the end of %s could not be recorded, trying again in %d s: %s", call_id, pause, wrong)
+            raise task.retry(exc=wrong, countdown=pause, max_retries=None) from wrong
+
+    def report_error(*told: Any, call_id: str) -> None:
+        """Called by Celery in the worker where the task failed, with the error; or, by a worker that does not know
+        this task, sent with the failed task's id alone."""
+        text = error_text(app, told[1]) if len(told) > 1 else _error_from_backend(app, call_id)
+        try:
+            end_call(app, call_id, error=text)
+        except Exception as wrong:
+            logger.warning("the failure of %s could not be recorded, it is reported by a task: %s", call_id, wrong)
+            app.tasks[REPORT].apply_async((None,), {"call_id": call_id, "error": text}, add_to_parent=False)
+
+    app.task(report, name=REPORT, bind=True, **options)
+    app.task(report_error, name=REPORT_ERROR, **options)  # bound, it would not be told the error
+
+
+def end_call(app: Celery, call_id: str, *, value: Any = None, error: str | None = None, status: str = "") -> bool:
+    """Record how a called task has ended, and wake its caller. ``False``: it had ended before."""
+    aftermath = record_end(app, call_id, value=value, error=error, status=status)
+    if aftermath is None:
+        return False
+    follow(app, aftermath)
+    return True
+
+
+def record_end(
+    app: Celery, call_id: str, *, value: Any = None, error: str | None = None, status: str = ""
+) -> Aftermath | None:
+    """The same, and nobody is woken."""
+    result = None
+    if error is None and not status:
+        try:
+            result = encode(value, f"the result of {call_id}")
+            _check_size(app, call_id, result)
+        except DurableError as wrong:
+            result, error = None, write_error(wrong)
+    runtime = runtime_of(app)
+    status = status or ("completed" if error is None else "failed")
+    with runtime.store.link() as link:
+        return runtime.store.end_from_outside(link, call_id, status=status, result=result, error=error)
+
+
+def _check_size(app: Celery, call_id: str, text: str) -> None:
+    limit = runtime_of(app).settings.max_payload
+    if len(text) > limit:
+        raise PayloadTooLarge(
+            f"the result of {call_id} takes {len(text):,} bytes, and durable_max_payload is {limit:,}. Store it "
+            "elsewhere and return where it is, or raise the setting."
+        )
+
+
+def _error_from_backend(app: Celery, call_id: str) -> str:
+    meta = _meta(app, call_id)
+    error = meta.get("result")
+    if meta.get("status") != states.FAILURE or not isinstance(error, BaseException):
+        error = CallFailed(
+            f"the task {call_id} failed in a worker that does not have celery_durable, and the result backend does not "
+            "tell why: see that worker's log"
+        )
+    return error_text(app, error)
+
+
+def error_text(app: Celery, error: BaseException) -> str:
+    """The record of an ordinary task's error."""
+    return bounded_error(error, runtime_of(app).settings.max_payload)
+
+
+def _meta(app: Celery, call_id: str) -> dict[str, Any]:
+    """What the result backend knows of a task, where it can be asked without taking it away."""
+    backend = app.backend
+    if isinstance(backend, DisabledBackend) or type(backend).__module__.endswith("rpc"):
+        return {}
+    try:
+        return dict(backend.get_task_meta(call_id))
+    except Exception as error:
+        logger.info("the result backend could not be asked for %s: %s", call_id, error)
+        return {}
+
+
+# ------------------------------------------------------------------- looking after
+
+
+def look_after(app: Celery, link: Link, calls: list[Due], backlog: Backlog) -> None:
+    """See to called tasks that were sent a while ago and have not reported."""
+    store = runtime_of(app).store
+    silent = [due for due in calls if not _has_ended(app, due)]
+    unsent = [due for due in silent if not backlog.explains(queue_of(app, due.task, due.message), due.sends)]
+    others = [due.fence.run_id for due in unsent if due.task not in app.tasks]
+    held = _held_by_workers(app, others) if others else set()
+    lost = [due for due in unsent if due.fence.run_id not in held]
+    Sender(app, backlog).send(link, [replace(due, sends=0) for due in lost])
+    store.mark_sent(link, [(due.fence, grace(due.sends), True) for due in silent if due not in lost])
+    for due in lost:
+        logger.warning("the task %s[%s] has no message and no worker: it was sent again", due.task, due.fence.run_id)
+
+
+def _has_ended(app: Celery, due: Due) -> bool:
+    """Whether its end is known from the result backend. It is recorded then."""
+    meta = _meta(app, due.fence.run_id)
+    status, value = meta.get("status"), meta.get("result")
+    if status == states.SUCCESS:
+        end_call(app, due.fence.run_id, value=value)
+    elif status == states.REVOKED:
+        end_call(app, due.fence.run_id, status="cancelled")
+    elif status == states.FAILURE:
+        error = value if isinstance(value, BaseException) else CallFailed(f"{due.task} failed: {value!r}")
+        end_call(app, due.fence.run_id, error=error_text(app, error))
+    else:
+        return False
+    return True
+
+
+def _held_by_workers(app: Celery, ids: list[str]) -> set[str]:
+    """Those of these tasks that a worker of another app has; all of them where no worker answers."""
+    try:
+        replies = app.control.inspect(timeout=_SECONDS_FOR_WORKERS).query_task(*ids)
+    except Exception as error:
+        logger.info("the workers could not be asked for called tasks: %s", error)
+        replies = None
+    if not replies:
+        return set(ids)
+    return {task_id for found in replies.values() for task_id in found or {}}
+
+
+def held_here() -> list[str]:
+    """The ordinary tasks that this worker has, whether it executes them or has them waiting."""
+    from .request import DurableRequest
+
+    for _ in range(3):
+        try:
+            requests = list(state.reserved_requests)
+        except RuntimeError:  # changed by the main thread meanwhile
+            continue
+        return [request.id for request in requests if not isinstance(request, DurableRequest)]
+    return []
+
+
+def is_open_call(app: Celery, task_id: str) -> bool:
+    """Whether a task that Celery has ended by itself was called by a step."""
+    runtime = runtime_of(app)
+    with runtime.store.link() as link:
+        return runtime.store.is_open_call(link, task_id)
+
+
+def end_dropped(app: Celery, task_id: str, *, status: str = "", error: str | None = None) -> None:
+    """Celery has dropped a message: if a step had called it, that step has its answer."""
+    if is_open_call(app, task_id):
+        end_call(app, task_id, status=status, error=error)
