@@ -13,10 +13,14 @@
     ├── StepCancelled        a branch was cancelled: a sibling failed, or its block was over without it
     ├── CallFailed           what a step called failed, and its own error can't be rebuilt; or it was cancelled
     ├── EventTimeout         no event came in time, and the wait says that this is an error
+    ├── RunTimeout           the run took longer than its run_timeout
     ├── StartConflict        the id was started before, with other arguments
     ├── EventConflict        the event's id was emitted before, with other content
     ├── RunNotFound          there is no such run
     ├── EventNotFound        there is no such event
+    ├── StepNotFound         the run has recorded no such step
+    ├── TaskNotFound         no durable task of this name is registered here
+    ├── InvalidAnswer        a person's answer does not fit what the step waits for
     ├── WrongStatus          the run's status does not allow the operation
     └── ConfigurationError   a setting, the schema or the wiring is wrong
 
@@ -40,6 +44,7 @@ __all__ = [
     "EventNotFound",
     "EventTimeout",
     "HistoryMismatch",
+    "InvalidAnswer",
     "NonRetryable",
     "NotInDurableTask",
     "NotSerializable",
@@ -47,11 +52,14 @@ __all__ = [
     "RetryAfter",
     "RunCancelled",
     "RunNotFound",
+    "RunTimeout",
     "StartConflict",
     "StepCancelled",
     "StepFailed",
     "StepInterrupted",
+    "StepNotFound",
     "StepTimeout",
+    "TaskNotFound",
     "TooManySteps",
     "WrongStatus",
     "add_note",
@@ -136,6 +144,12 @@ class EventTimeout(DurableError):
     code = "event-timeout"
 
 
+class RunTimeout(DurableError):
+    """The run took longer than its task's ``run_timeout``, waits included."""
+
+    code = "run-timeout"
+
+
 class StartConflict(DurableError):
     """A run of this id was started before, with other arguments or of another task."""
 
@@ -160,6 +174,24 @@ class EventNotFound(DurableError):
     code = "event-not-found"
 
 
+class StepNotFound(DurableError):
+    """The run has recorded no step of this id."""
+
+    code = "step-not-found"
+
+
+class TaskNotFound(DurableError):
+    """No durable task of this name is registered in this process."""
+
+    code = "task-not-found"
+
+
+class InvalidAnswer(DurableError, ValueError):
+    """An answer does not fit what the step waits for: its form, or its ``match``."""
+
+    code = "invalid-answer"
+
+
 class WrongStatus(DurableError):
     """The run's status does not allow the operation."""
 
@@ -174,6 +206,10 @@ class ConfigurationError(DurableError):
 
 class RunCancelled(BaseException):
     """The run is cancelled. Raised in the body, which may clean up, with steps too; it can't be overruled."""
+
+
+class RunOverdue(RunCancelled):
+    """The same where the time of the run is up: it ends as failed, with ``RunTimeout``."""
 
 
 class NonRetryable(Exception):

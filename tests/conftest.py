@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from celery_durable.store.store import Store
+from tests.alone import nothing_shared
 from tests.services import Services
 
 
@@ -17,11 +19,27 @@ def services() -> Iterator[Services]:
     opened.close()
 
 
+@pytest.fixture
+def no_shared_tasks() -> Iterator[None]:
+    """An app of this test has no task that the module of another one shares with all apps."""
+    with nothing_shared():
+        yield
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Each database in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+def any_store(database_url: str) -> Iterator[Store]:
+    """An empty store, on each database in turn."""
+    opened = Store(database_url)
+    opened.migrate()
+    yield opened
+    opened.engine.dispose()
 
 
 @pytest.fixture

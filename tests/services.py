@@ -21,7 +21,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
@@ -113,8 +113,14 @@ def require(service: Service) -> str:
     """The service's URL, or the end of the test that needs it: skipped, in CI failed."""
     __tracebackhide__ = True
     message = trouble(service)
-    if message is None:
-        return service.url
+    if message is not None:
+        give_up(message)
+    return service.url
+
+
+def give_up(message: str) -> NoReturn:
+    """The end of a test that lacks something of its machine: skipped, in CI failed."""
+    __tracebackhide__ = True
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(message, pytrace=False)
     pytest.skip(message)

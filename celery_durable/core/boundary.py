@@ -23,7 +23,7 @@ from pydantic import (
 from ..errors import NotSerializable
 from .codec import decode, encode
 
-__all__ = ["Boundary", "Signature", "plain_form", "signature_of"]
+__all__ = ["Boundary", "Signature", "hints_of", "plain_form", "signature_of"]
 
 _PLAIN = (Any, object, inspect.Parameter.empty)
 
@@ -106,7 +106,7 @@ class Signature:
     __slots__ = ("_bound", "_parameters", "_signature", "result", "typed")
 
     def __init__(self, fn: Callable[..., Any], bound: bool = False) -> None:
-        hints = _hints(fn)
+        hints = hints_of(fn)
         self._bound = bound
         self.result = Boundary(hints.pop("return", Any))
         self._parameters = {name: Boundary(hint) for name, hint in hints.items()}
@@ -166,7 +166,8 @@ class Signature:
         return names[1:] if self._bound else names, rest, others
 
 
-def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
+    """What a function's parameters, and its ``return``, are annotated with."""
     target = inspect.unwrap(fn) if not inspect.isclass(fn) else fn.__init__
     target = getattr(target, "__func__", target)
     if not getattr(target, "__annotations__", None):

@@ -25,6 +25,7 @@ __all__ = ["decode", "encode"]
 
 TAG = "$"
 _MAX_DEPTH = 200
+_write = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each value
 
 
 class _Unstorable(Exception):
@@ -38,7 +39,7 @@ class _Unstorable(Exception):
 def encode(value: Any, what: str = "the value") -> str:
     """The value as JSON text. ``what`` names it in the error, should it not be storable."""
     try:
-        return json.dumps(_pack(value, "", 0), separators=(",", ":"))
+        return _write(_pack(value, "", 0))
     except _Unstorable as error:
         raise NotSerializable(_explain(what, error)) from None
     except Exception as error:  # a proxy of nothing; a number of more digits than Python writes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 __all__ = ["Duration", "Moment", "as_datetime", "describe", "micros", "moment"]
 
@@ -49,6 +50,7 @@ def micros(duration: Duration) -> int:
     return value
 
 
+@lru_cache(maxsize=1024)  # every pass reads the same ones
 def _parse(text: str) -> int:
     total, end = 0.0, 0
     while end < len(text):

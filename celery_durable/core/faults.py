@@ -13,45 +13,74 @@ import importlib
 import json
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import NotSerializable, StepFailed, add_note
 from .codec import decode, encode
 
-__all__ = ["bounded_error", "read_error", "summary", "write_error"]
+__all__ = ["bounded_error", "read_error", "summary", "with_notes", "write_error"]
 
 _MAX_TRACEBACK = 16_000
+_ELLIPSIS = "\n...\n"
 
 
-def write_error(error: BaseException, note: str | None = None) -> str:
-    """The record of an error, with one note more than it has."""
-    kind = type(error)
-    record: dict[str, Any] = {
-        "type": f"{kind.__module__}:{kind.__qualname__}",
-        "message": _message(error),
-        "traceback": _traceback(error),
-        "notes": [str(item) for item in getattr(error, "__notes__", ())] + ([note] if note else []),
-    }
-    if isinstance(error, Exception):
-        try:
-            record["args"] = encode(_arguments(error))
-        except NotSerializable:
-            pass
-        else:
-            record["state"], record["lost"] = _state(error)
-            rebuilt = _rebuild(record)
-            if rebuilt is None or type(rebuilt) is not kind or _message(rebuilt) != record["message"]:
-                del record["args"], record["state"]
+Redact = Callable[[str], str]
+
+
+def write_error(error: BaseException, note: str | None = None, redact: Redact = str) -> str:
+    """The record of an error, with one note more than it has. ``redact`` takes secrets out of its texts."""
+    return _text(_record(error, note, redact))
+
+
+def _text(record: dict[str, Any]) -> str:
     return json.dumps(record, separators=(",", ":"))
 
 
-def bounded_error(error: BaseException, limit: int, note: str | None = None) -> str:
-    """The record of an error, shortened where it is larger than a stored value may be."""
-    record = write_error(error, note)
-    if len(record) <= limit:
-        return record
-    short = f"{type(error).__qualname__}: {_message(error)[:1000]}... (the error was too large to store)"
+def _record(error: BaseException, note: str | None, redact: Redact) -> dict[str, Any]:
+    kind = type(error)
+    record: dict[str, Any] = {
+        "type": f"{kind.__module__}:{kind.__qualname__}",
+        "message": redact(_message(error)),
+        "traceback": _traceback(error, redact),
+        "notes": [redact(str(item)) for item in getattr(error, "__notes__", ())] + ([note] if note else []),
+    }
+    if isinstance(error, Exception):
+        try:
+            record["args"] = encode(_redacted(_arguments(error), redact))
+        except NotSerializable:
+            pass
+        else:
+            record["state"], record["lost"] = _state(error, redact)
+            rebuilt = _rebuild(record)
+            if rebuilt is None or type(rebuilt) is not kind or _message(rebuilt) != record["message"]:
+                del record["args"], record["state"]
+    return record
+
+
+def bounded_error(error: BaseException, limit: int, note: str | None = None, redact: Redact = str) -> str:
+    """The record of an error, shortened where it is larger than a stored value may be.
+
+    The traceback goes first: how deep the folders of an installation are decides nothing about an error's type.
+    """
+    record = _record(error, note, redact)
+    text = _text(record)
+    if len(text) <= limit:
+        return text
+    cut = len(text) - limit + len(_text({"": _ELLIPSIS}))
+    record["traceback"] = _cut(record["traceback"], max(0, len(record["traceback"]) - cut))
+    if len(text := _text(record)) <= limit:
+        return text
+    message = redact(_message(error)[:4000])[:1000]  # redacted first: a secret that is cut in two is not known as one
+    short = f"{type(error).__qualname__}: {message}... (the error was too large to store)"
     return write_error(StepFailed(short), note)
+
+
+def with_notes(text: str, notes: Iterable[str]) -> str:
+    """The record of an error with more notes."""
+    record = json.loads(text)
+    record["notes"] = [*record.get("notes", ()), *notes]
+    return _text(record)
 
 
 def read_error(text: str, otherwise: type[Exception] = StepFailed) -> Exception:
@@ -86,11 +115,15 @@ def _message(error: BaseException) -> str:
         return f"<its message can't be made: {type(broken).__name__}>"
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, redact: Redact) -> str:
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if len(text) <= _MAX_TRACEBACK:
-        return text
-    return f"{text[: _MAX_TRACEBACK // 2]}\n...\n{text[-_MAX_TRACEBACK // 2 :]}"
+    return _cut(redact(_cut(text, 4 * _MAX_TRACEBACK)), _MAX_TRACEBACK)
+
+
+def _cut(text: str, length: int) -> str:
+    """The beginning and the end of a long text."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]}{_ELLIPSIS}{text[len(text) - half :]}"
 
 
 def _arguments(error: Exception) -> list[Any]:
@@ -99,14 +132,25 @@ def _arguments(error: Exception) -> list[Any]:
     return list(error.args)
 
 
-def _state(error: Exception) -> tuple[dict[str, str], list[str]]:
+def _redacted(value: Any, redact: Redact) -> Any:
+    """The value with the secrets taken out of its texts."""
+    if isinstance(value, str):
+        return redact(value)
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_redacted(item, redact) for item in value)
+    if type(value) is dict:
+        return {key: _redacted(item, redact) for key, item in value.items()}
+    return value
+
+
+def _state(error: Exception, redact: Redact) -> tuple[dict[str, str], list[str]]:
     kept: dict[str, str] = {}
     lost: list[str] = []
     for name, value in vars(error).items():
         if name == "__notes__":
             continue
         try:
-            kept[name] = encode(value)
+            kept[name] = encode(_redacted(value, redact))
         except NotSerializable:
             lost.append(name)
     return kept, lost

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from ..errors import DurableError
 from .codec import TAG
 
-__all__ = ["MAX_ID", "check_name", "check_run_id", "check_step_id", "derived_id", "fingerprint", "gate_of", "numbered"]
+__all__ = [
+    "MAX_ID",
+    "RELEASE",
+    "ROLLBACK",
+    "check_name",
+    "check_run_id",
+    "check_step_id",
+    "derived_id",
+    "fingerprint",
+    "gate_of",
+    "numbered",
+]
 
 MAX_ID = 255
+RELEASE = "/release"
+"""What the id of a step that gives a lock back ends with, after the one that has taken it."""
+ROLLBACK = "(rollback)"
+"""The id of the record that a run's undos have begun."""
 
 
 def check_name(value: object, what: str) -> str:
@@ -33,6 +49,11 @@ def check_step_id(step_id: object) -> str:
     """Refuse what can't be a step's id."""
     if not isinstance(step_id, str):
         raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r}")
+    return _checked(step_id)
+
+
+@lru_cache(maxsize=4096)  # every pass asks by the same ones
+def _checked(step_id: str) -> str:
     return check_name(step_id, "a step's id")
 
 
@@ -43,9 +64,18 @@ def numbered(name: str, occurrence: int) -> str:
 
 def fingerprint(encoded: str) -> str:
     """A short digest of an encoded input, to notice that it is another one. Equal mappings have one digest."""
+    return _digest(encoded) if len(encoded) > _LONGEST_KEPT else _kept_digest(encoded)
+
+
+def _digest(encoded: str) -> str:
     if encoded.count('":') > 1:
         encoded = json.dumps(_canonical(json.loads(encoded)), sort_keys=True)
     return hashlib.blake2b(encoded.encode(), digest_size=12).hexdigest()
+
+
+_LONGEST_KEPT = 300
+_kept_digest = lru_cache(maxsize=4096)(_digest)
+"""Every pass asks with the same inputs again."""
 
 
 def _canonical(value: Any) -> Any:

@@ -21,6 +21,7 @@ only place where this is decided, for every verb.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = [
     "Ask",
@@ -35,9 +36,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Record:
-    """One step as the history holds it."""
+class Record(NamedTuple):
+    """One step as the history holds it. A tuple: one is made for every recorded step of every pass."""
 
     id: str
     kind: str
@@ -51,12 +51,14 @@ class Record:
     heartbeat: str | None = None
     child: str | None = None
     seen: int | None = None
+    started_at: int | None = None
     finished_at: int | None = None
+    tries: str | None = None
+    """Its failed attempts so far, where it may have another."""
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What the body asks for now."""
+class Ask(NamedTuple):
+    """What the body asks for now. A tuple, as is its answer: one of each is made for every step of every pass."""
 
     id: str
     kind: str
@@ -65,8 +67,7 @@ class Ask:
     at_most_once: bool = False
 
 
-@dataclass(frozen=True)
-class Replay:
+class Replay(NamedTuple):
     """The answer is known. ``input_changed``: the question is not the one that was answered."""
 
     record: Record
@@ -110,6 +111,10 @@ class Mismatch:
 Decision = Replay | Perform | Park | Interrupted | Mismatch
 
 
+_ANSWERED = frozenset({"wait", "call", "lock"})
+"""Kinds of steps that somebody else answers."""
+
+
 def decide(record: Record | None, ask: Ask, now: int) -> Decision:
     """What to do about ``ask``, given its record (if it has one) and the time."""
     if record is None:
@@ -125,7 +130,7 @@ def decide(record: Record | None, ask: Ask, now: int) -> Decision:
         if ask.at_most_once:
             return Interrupted(record)
         return Perform(max(record.attempts, 1), True, record.heartbeat, changed)
-    if record.wake_at is None and ask.kind in ("wait", "call") and record.attempts:
+    if record.wake_at is None and ask.kind in _ANSWERED and record.attempts:
         return Park(None, record)
     if record.wake_at is not None and record.wake_at > now:
         return Park(record.wake_at, record)

@@ -9,9 +9,10 @@ import asyncio
 import inspect
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -19,13 +20,20 @@ from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
 from ..model import Event
+from ..store.records import NewTurn
 from .branch import Branch
 from .calls import Call
+from .changing import patched, require_patch
+from .control import ContinueAsNew
+from .current import current_pass
 from .events import Emit, EventWait, OnTimeout, Wait
 from .parallel import named
-from .passing import Pass, current_pass
+from .passing import Pass
 from .performing import Drawn, Function
+from .saying import report
+from .sharing import Lock, Unlock, checked_turn, deleting, getting, incrementing, setting
 from .sleeping import Sleep
+from .undoing import awaited, register
 from .verbs import Wrapped, decorated
 from .verbs import step as sync_step
 from .where import caller
@@ -84,6 +92,11 @@ class AsyncVerbs:
         run = _pass_of("step.transaction")
         return _answer(run, Function(run, Work(id, "transaction", fn, args, kwargs, self._options)))
 
+    async def on_rollback(self, id: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Have ``fn``, which may be an ``async def``, called if the run fails or is cancelled from here on."""
+        run = _pass_of("step.on_rollback")
+        register(run, Work(id, "undo", awaited(fn), args, kwargs, self._options))
+
     def call(self, id: str, signature: Any, /) -> Coroutine[Any, Any, Any]:
         """Call another Celery task, executed by whichever worker takes its message."""
         run = _pass_of("step.call")
@@ -118,6 +131,50 @@ class AsyncVerbs:
     def wrap(self, id: str, obj: T) -> T:
         """A proxy of ``obj``: every call of one of its methods is a step to be awaited, ``id.method#1`` and so on."""
         return Wrapped(id, obj, self._options, _pass_of, _answer)  # type: ignore[return-value]
+
+
+class AsyncStateVerbs:
+    """``step.state``: each use is a step."""
+
+    def get(self, key: str, default: Any = None) -> Coroutine[Any, Any, Any]:
+        """The value, or the default."""
+        run = _pass_of("step.state.get")
+        return _answer(run, getting(run, key, default))
+
+    def set(self, key: str, value: Any, *, ttl: Duration | None = None) -> Coroutine[Any, Any, None]:
+        """Keep a value, for good or for a while."""
+        run = _pass_of("step.state.set")
+        return _answer(run, setting(run, key, value, ttl))
+
+    def delete(self, key: str) -> Coroutine[Any, Any, bool]:
+        """Forget a value; whether there was one."""
+        run = _pass_of("step.state.delete")
+        return _answer(run, deleting(run, key))
+
+    def increment(self, key: str, by: float = 1) -> Coroutine[Any, Any, Any]:
+        """Add to a number, which is 0 at first, and return the new one. No addition is lost."""
+        run = _pass_of("step.state.increment")
+        return _answer(run, incrementing(run, key, by))
+
+
+def _writing(verb: str) -> Pass:
+    """The pass, once what has happened before is recorded."""
+    run = _pass_of(verb)
+    assert run.tasks is not None
+    run.tasks.keep()
+    return run
+
+
+@asynccontextmanager
+async def _locked(run: Pass, id: str, turn: NewTurn) -> AsyncIterator[None]:
+    await _answer(run, Lock(run, id, turn))
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if run.unwinding is None:  # else the run is parked, and holds it
+            await _answer(run, Unlock(run, id, failed))
 
 
 class AsyncStep(AsyncVerbs):
@@ -187,6 +244,32 @@ class AsyncStep(AsyncVerbs):
         """A random UUID, drawn once."""
         run = _pass_of("step.uuid4")
         return _answer(run, Drawn(run, "uuid4", uuid.uuid4))
+
+    @property
+    def state(self) -> AsyncStateVerbs:
+        """Values that outlive a run, shared by all runs of the task: ``await step.state.get("cursor")``."""
+        return AsyncStateVerbs()
+
+    def lock(self, id: str, name: str, *, ttl: Duration | None = None) -> AbstractAsyncContextManager[None]:
+        """``async with step.lock("exclusive", "account-7", ttl="10m"):`` one run at a time is in the block."""
+        return _locked(_pass_of("step.lock"), id, checked_turn(name, ttl))
+
+    async def patched(self, change_id: str, /) -> bool:
+        """``True`` in runs that get here for the first time, ``False`` in those that were past this point before."""
+        return patched(_writing("step.patched"), change_id)
+
+    async def deprecate_patch(self, change_id: str, /) -> None:
+        """In the place of :meth:`patched`, once its old side is removed: a run that still needs that is paused."""
+        require_patch(_writing("step.deprecate_patch"), change_id)
+
+    async def set_progress(self, value: Any, total: Any = None, note: str | None = None) -> None:
+        """Say how far the run has come, for whoever looks: ``Durable(app).get(run_id).progress``."""
+        report(_writing("step.set_progress"), value, total, note)
+
+    async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin the body again with these arguments and an empty history, under the same run id."""
+        run = _writing("step.continue_as_new")
+        run.leave(ContinueAsNew(run.dispatcher.arguments(args, kwargs)))
 
     def current(self) -> StepContext:
         """Inside a step's function: which step, run and attempt this is."""

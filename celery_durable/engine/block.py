@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..core.ids import MAX_ID
 from ..errors import DurableError, RunCancelled, StepCancelled, add_note
 from .branch import Branch
 
@@ -77,6 +78,9 @@ class Member(Protocol):
 
     id: str
 
+    def join(self, group: Group) -> None:
+        """It is a member of this block."""
+
     def place(self) -> int | None:
         """Where its end stands in the order of all answers; ``None`` while it has none."""
 
@@ -104,6 +108,9 @@ class Leaf:
         self.id = branch.id
         self.future: Future[Any] = Future(self)
         self._error: BaseException | None = None
+
+    def join(self, group: Group) -> None:
+        self.branch.block = group
 
     def place(self) -> int | None:
         record = self.branch.run.history.get(self.id)
@@ -162,11 +169,14 @@ class Policy:
 class Group:
     """A block, as far as it is a matter of its members."""
 
-    def __init__(self, id: str, policy: Policy, then: Callable[[Group], Any] | None = None) -> None:
+    def __init__(self, kind: str, id: str, policy: Policy, then: Callable[[Group], Any] | None = None) -> None:
+        self.kind = kind
         self.id = id
         self.policy = policy
         self.members: list[Member] = []
         self.future: Future[Any] = Future(self)
+        self._around: Group | None = None
+        self._path: str | None = None
         self._then = then
         self._verdict: tuple[int, BaseException | None] | None = None
         self._ended: dict[int, int] = {}
@@ -174,6 +184,23 @@ class Group:
         self._at_work: list[int] | None = None
         """The members that can have ended since the last look; at the first look, all."""
         self._first_open = 0
+
+    def add(self, member: Member) -> None:
+        """One member more."""
+        member.join(self)
+        self.members.append(member)
+
+    def path(self) -> str:
+        """How the rows of its branches tell it, after those around it: by its kind and the position of its first
+        branch. Asked once all have been added. What is nested so deep that it can't be told is told as what is around
+        it."""
+        if self._path is None:
+            first = next(self.leaves())
+            own = f"{self.kind}:{first.branch.run.recorded_position(first.id)}"
+            around = "" if self._around is None else self._around.path()
+            path = f"{around}/{own}" if around else own
+            self._path = path if len(path) <= MAX_ID else around
+        return self._path
 
     # ----------------------------------------------------------------- verdict
 
@@ -216,6 +243,9 @@ class Group:
         return _future_of(self.members[min(self._ended, key=self._ended.__getitem__)])
 
     # ------------------------------------------------------------- as a member
+
+    def join(self, group: Group) -> None:
+        self._around = group
 
     def place(self) -> int | None:
         verdict = self.verdict()

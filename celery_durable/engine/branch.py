@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.faults import summary
-from ..errors import RunCancelled, StepCancelled
-from ..store.records import Changes, NewRun, NewWait, StepWrite, StoredEvent
+from ..core.replay import Record
+from ..core.tries import with_try
+from ..errors import RunCancelled, RunOverdue, StepCancelled
+from ..store.records import Changes, NewRun, NewTurn, NewWait, StepWrite, StoredEvent
 
 if TYPE_CHECKING:
+    from .block import Group
     from .passing import Pass
 
 __all__ = [
-    "CANCELLED",
     "DONE",
     "Act",
     "Attempt",
@@ -30,13 +32,14 @@ __all__ = [
     "Ready",
     "State",
     "Waiting",
+    "cancels",
     "complete",
     "openings",
 ]
 
 
-CANCELLED = f"{RunCancelled.__module__}.{RunCancelled.__qualname__}"
-"""The type of the error at the step at which a run was cancelled."""
+_CANCELS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RunCancelled, RunOverdue)}
+"""The types of the error at the step at which a run was cancelled."""
 
 
 class Done:
@@ -60,6 +63,7 @@ class Opening:
     step: StepWrite
     wait: NewWait | None = None
     call: NewRun | None = None
+    turn: NewTurn | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Branch(ABC):
         self.id = id
         self.given = given
         self.at_most_once = at_most_once
+        self.block: Group | None = None
+        """The block that it is a branch of."""
 
     @abstractmethod
     def look(self) -> State:
@@ -143,19 +149,16 @@ class Branch(ABC):
         if record.status == "cancelled":
             raise self.cancelled_error()
         if record.status == "failed":
-            reason = self.cancels()
-            if reason is not None:
-                self.run.cancel(reason)
+            cancelled = self.cancels()
+            if cancelled is not None:
+                self.run.cancel(cancelled)
             raise self.error()
         return self.value()
 
-    def cancels(self) -> str | None:
-        """Why the run is cancelled at this step, if it is."""
+    def cancels(self) -> RunCancelled | None:
+        """How the run is cancelled at this step, if it is."""
         record = self.run.history.get(self.id)
-        if record is None or record.status != "failed" or record.error is None:
-            return None
-        told = summary(record.error)
-        return str(told["message"]) if told["type"] == CANCELLED else None
+        return None if record is None else cancels(record)
 
     def cancelled_error(self) -> StepCancelled:
         """What the body gets that asks for the answer of a step which was given up."""
@@ -168,9 +171,26 @@ class Branch(ABC):
         """The recorded error as the body gets it."""
         return self.run.error_of(self.id)
 
+    def refuse(self) -> None:  # noqa: B027 - there is nothing to give back, but of a lock
+        """It has got an answer from outside that nobody waits for any more."""
+
     def take(self, event: StoredEvent) -> None:
         """An event was there when it was about to be waited for."""
         raise AssertionError(f"step {self.id!r} waits for no event")
+
+    def new_row(self, **values: Any) -> StepWrite:
+        """A row for it, or the one that it has, to be changed."""
+        block = None if self.block is None else self.block.path()
+        return self.run.new_step(self.id, self.kind, self.given, block=block, tries=self._tries(), **values)
+
+    def _tries(self) -> str | None:
+        """Its failed attempts so far. Where the run is retried and it has all its attempts again, also the last one."""
+        record = self.run.history.get(self.id)
+        if record is None:
+            return None
+        if record.status == "waiting" and not record.attempts and record.error is not None:
+            return with_try(record.tries, 1, record.started_at, None, record.error)
+        return record.tries
 
     def cancelled_row(self) -> StepWrite | None:
         """Its row once it is cancelled, where it has one."""
@@ -190,11 +210,20 @@ class Branch(ABC):
     def _row(self, **values: Any) -> StepWrite:
         run, record = self.run, self.run.history.get(self.id)
         now = run.now()
-        row = run.new_step(
-            self.id, self.kind, self.given, attempts=record.attempts if record else 0, started_at=now,
+        row = self.new_row(
+            attempts=record.attempts if record else 0, started_at=(record and record.started_at) or now,
             finished_at=now, seen=run.next_place(), heartbeat=record.heartbeat if record else None, **values,
         )  # fmt: skip
         return replace(row, child=record.child if record else None)
+
+
+def cancels(record: Record) -> RunCancelled | None:
+    """How the run was cancelled at this step, if it was."""
+    if record.status != "failed" or record.error is None:
+        return None
+    told = summary(record.error)
+    kind = _CANCELS.get(told["type"])
+    return None if kind is None else kind(told["message"])
 
 
 def openings(waiting: Sequence[Waiting]) -> Changes:
@@ -204,6 +233,7 @@ def openings(waiting: Sequence[Waiting]) -> Changes:
         steps=tuple(opening.step for opening in new),
         waits=tuple((opening.step.id, opening.wait) for opening in new if opening.wait is not None),
         calls=tuple(opening.call for opening in new if opening.call is not None),
+        turns=tuple((opening.step.id, opening.turn) for opening in new if opening.turn is not None),
     )
 
 

@@ -18,6 +18,7 @@ from ..core.faults import read_error, summary
 from ..core.ids import derived_id
 from ..core.replay import Park, Perform, Replay
 from ..core.retry import Retry
+from ..core.tries import with_try
 from ..errors import CallFailed, StepTimeout, add_note
 from ..store.records import NewRun, Parent, StepWrite
 from .branch import DONE, Act, Branch, Opening, State, Waiting
@@ -76,24 +77,24 @@ class Call(Branch):
         run, now = self.run, self.run.now()
         until = None if self.timeout is None else now + self.timeout
         called = self.target.new_run(self._child_id(attempt))
-        step = run.new_step(
-            self.id, "call", self.given, status="waiting", function=self.target.name[:255], attempts=attempt,
-            wake_at=until, started_at=now, child=called.id,
+        step = self.new_row(
+            status="waiting", function=self.target.name[:255], attempts=attempt, wake_at=until, started_at=now,
+            child=called.id,
         )  # fmt: skip
         called = replace(called, parent=Parent(run.run_id, self.id))
         return Waiting(until, self.what, Opening(step, call=called), outside=True)
 
     def _child_id(self, attempt: int) -> str:
         """The same for every try of this attempt, and another one for the next."""
-        retries = self.run.claim.retries
-        more = [] if attempt == 1 and not retries else [str(retries), str(attempt)]
+        claim = self.run.claim
+        more = [] if attempt == 1 and not claim.retries else [str(claim.retries), str(attempt)]
+        if claim.generation or claim.restarts:
+            more += ["begun again", str(claim.generation), str(claim.restarts)]
         return derived_id(self.run.run_id, self.id, *more)
 
     def _row_of(self, **values: Any) -> StepWrite:
         record = self.run.history[self.id]
-        return self.run.new_step(
-            self.id, "call", self.given, attempts=record.attempts, started_at=self.run.now(), **values
-        )
+        return self.new_row(attempts=record.attempts, started_at=record.started_at, **values)
 
     def _give_up(self) -> None:
         """It has taken too long: whatever is going on is cancelled."""
@@ -124,7 +125,9 @@ class Call(Branch):
         )
         if delay is None:
             return replace(row, finished_at=run.now(), seen=run.next_place())
-        return replace(row, status="waiting", wake_at=run.now() + delay)
+        now = run.now()
+        tries = with_try(row.tries, row.attempts, row.started_at, run.history[self.id].finished_at or now, text)
+        return replace(row, status="waiting", wake_at=now + delay, tries=tries)
 
     def error(self) -> BaseException:
         run = self.run

@@ -7,7 +7,7 @@ bare ``except``) raises it again, so clean-up steps run once, on the pass that r
 
 from __future__ import annotations
 
-__all__ = ["DatabaseAway", "LeaseLost", "RunRetry", "Suspended", "Unwind"]
+__all__ = ["ContinueAsNew", "DatabaseAway", "LeaseLost", "RollingBack", "RunRetry", "Stopped", "Suspended", "Unwind"]
 
 
 class Unwind(BaseException):
@@ -26,6 +26,11 @@ class LeaseLost(Unwind):
     """Another worker has the run now: nothing that happens here counts any more."""
 
 
+class Stopped(LeaseLost):
+    """The run was paused, or is to be cancelled, while it was executed here: nobody else has it before what is under
+    way has ended, and is recorded."""
+
+
 class DatabaseAway(Unwind):
     """The record can't be written: the run goes on elsewhere when its lease has ended."""
 
@@ -37,3 +42,15 @@ class RunRetry(Unwind):
         super().__init__(error, delay)
         self.error = error
         self.delay = delay
+
+
+class ContinueAsNew(Unwind):
+    """The body is to begin again with these arguments, and with an empty history."""
+
+    def __init__(self, arguments: str) -> None:
+        super().__init__(arguments)
+        self.arguments = arguments
+
+
+class RollingBack(Unwind):
+    """The body has come to where it was when its rollback began: it is not to do anything new."""

@@ -28,7 +28,8 @@ class Job:
 class Crew:
     """Starts attempts and hands over those that have ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, uses_threads: bool = True) -> None:
+        self._uses_threads = uses_threads
         # Not a SimpleQueue, which is written in C and knows of no greenlets.
         self._ended: queue.Queue[Job] = queue.Queue()
         self.busy: dict[str, Job] = {}
@@ -38,6 +39,9 @@ class Crew:
         job = Job(branch, attempt)
         self.busy[branch.id] = job
         context = contextvars.copy_context()
+        if not self._uses_threads:
+            self._work(job, context)
+            return
         name = f"celery-durable {branch.id}"[:60]
         threading.Thread(target=self._work, args=(job, context), name=name, daemon=True).start()
 

@@ -21,11 +21,12 @@ from ..core.faults import read_error, write_error
 from ..core.ids import fingerprint
 from ..core.match import check_event_key, check_event_name, check_match
 from ..core.replay import Park, Replay
-from ..errors import EventTimeout, PayloadTooLarge, RunCancelled
+from ..errors import EventTimeout, RunCancelled
 from ..model import Event
 from ..store.records import NewEvent, NewWait, StepWrite, StoredEvent
 from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
+from .settings import measured
 
 __all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "event_of", "new_event"]
 
@@ -41,12 +42,7 @@ def new_event(
     """An event to be recorded, once it is known to be one that can be."""
     check_event_name(name)
     what = f"the payload of the event {name!r}"
-    text = encode(plain_form(payload, what), what)
-    if len(text) > max_payload:
-        raise PayloadTooLarge(
-            f"{what} takes {len(text):,} bytes, and durable_max_payload is {max_payload:,}. Store it elsewhere and "
-            "send where it is, or raise the setting."
-        )
+    text = measured(encode(plain_form(payload, what), what), what, max_payload)
     content = json.dumps([name, check_event_key(key), fingerprint(text)])
     return NewEvent(event_id, name, key, text, fingerprint(content), emitted_by)
 
@@ -83,9 +79,9 @@ class Emit(Branch):
     def _emit(self) -> None:
         run, event = self.run, self.event
         now = run.now()
-        step = run.new_step(
-            self.id, "emit", self.given, status="completed", result=encode(event.id), attempts=1, started_at=now,
-            finished_at=now, seen=run.next_place(),
+        step = self.new_row(
+            status="completed", result=encode(event.id), attempts=1, started_at=now, finished_at=now,
+            seen=run.next_place(),
         )  # fmt: skip
         run.keep(
             step,
@@ -185,9 +181,7 @@ class EventWait(Branch):
     def _new(self) -> StepWrite:
         now, timeout = self.run.now(), self.wait.timeout
         deadline = None if timeout is None else now + timeout
-        return self.run.new_step(
-            self.id, "wait", self.given, status="waiting", wake_at=deadline, started_at=now, attempts=1
-        )
+        return self.new_row(status="waiting", wake_at=deadline, started_at=now, attempts=1)
 
     def _registered(self) -> NewWait:
         match = None if self.wait.match is None else encode(self.wait.match)
@@ -213,7 +207,7 @@ class EventWait(Branch):
     def _end(self) -> None:
         """The time is up, unless an event has come meanwhile: what is recorded first counts."""
         run = self.run
-        step = self._timed_out(run.new_step(self.id, "wait", self.given, status="waiting", attempts=1))
+        step = self._timed_out(self.new_row(status="waiting", attempts=1))
         record = run.reaching(lambda: run.store.end_wait(run.link, run.fence, step, run.lease_until(), run.patience))
         if record is None:
             run.lose()

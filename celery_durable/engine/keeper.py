@@ -35,15 +35,19 @@ class Keeper:
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._held: dict[str, Fence] = {}
-        self._delivered: list[str] = []
+        self._delivered: list[Fence] = []
         self._thread: threading.Thread | None = None
 
     def hold(self, fence: Fence) -> None:
         """A pass has begun: extend its lease until it ends."""
+        self._begin()
+        with self._changed:
+            self._held[fence.run_id] = fence
+
+    def _begin(self) -> None:
         if self._pid != os.getpid():
             self._reset()  # forked: the parent's thread and locks are not here
         with self._changed:
-            self._held[fence.run_id] = fence
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="celery-durable-keeper", daemon=True)
                 self._thread.start()
@@ -54,10 +58,11 @@ class Keeper:
             if self._held.get(fence.run_id) == fence:
                 del self._held[fence.run_id]
 
-    def delivered(self, run_id: str) -> None:
+    def delivered(self, ended: Fence) -> None:
         """Celery has the result of this run, callbacks and all."""
+        self._begin()  # it may be a result that another process has recorded, and the first that is told here
         with self._changed:
-            self._delivered.append(run_id)
+            self._delivered.append(ended)
             self._changed.notify()
 
     def flush(self) -> None:
@@ -84,7 +89,7 @@ class Keeper:
                 self._beat(held)
                 next_beat = time.monotonic() + beat
 
-    def _mark(self, marks: list[str]) -> None:
+    def _mark(self, marks: list[Fence]) -> None:
         if not marks:
             return
         try:

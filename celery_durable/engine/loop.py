@@ -24,7 +24,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..core.ids import numbered
-from .passing import current_branch
+from ..store.steady import Steady
+from .current import current_branch
 
 __all__ = ["TIMER", "Clock", "Idle", "PassLoop", "Timer"]
 
@@ -41,6 +42,9 @@ class Idle(Protocol):
 
     def idle(self) -> float | None:
         """How long to block, in seconds: 0 where something was done, ``None`` for as long as it takes."""
+
+    def rings_late(self, timer: Timer) -> None:
+        """Told that a timer rings though not all tasks wait."""
 
 
 class Timer(asyncio.TimerHandle):
@@ -97,7 +101,10 @@ class _Selector(selectors.DefaultSelector):
     """Asks before it blocks."""
 
     asked: Idle | None = None
+    steady = Steady()
     busy_since: float | None = None
+    is_busy: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether something from outside is waited for, which takes its time."""
 
     def select(self, timeout: float | None = None) -> Any:
         self.busy_since = None
@@ -112,7 +119,13 @@ class _Selector(selectors.DefaultSelector):
         events = super().select(0)
         if events:
             return events
-        return super().select(self.asked.idle())
+        seconds = self.asked.idle()
+        if seconds and not self.is_busy() and self.steady.skip(seconds):
+            return super().select(0)
+        events = super().select(seconds)
+        if seconds and not events:
+            self.steady.skip(seconds)
+        return events
 
 
 class _Led:
@@ -143,8 +156,10 @@ class _Led:
 class PassLoop(asyncio.SelectorEventLoop):
     """The event loop of one pass."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, steady: Steady) -> None:
         self._selector_of_pass = _Selector()
+        self._selector_of_pass.steady = steady
+        self._selector_of_pass.is_busy = lambda: bool(self.in_threads or self.connections)
         super().__init__(self._selector_of_pass)
         self.clock = clock
         self.plain_fds = len(self._selector_of_pass.get_map())
@@ -225,7 +240,11 @@ class PassLoop(asyncio.SelectorEventLoop):
         """A timer is due. It rings when all tasks wait, one at a time; at the latest after a while."""
         if timer.cancelled():
             return
-        if timer.name is None or timer in self._due:
+        if timer.name is None:
+            self.ring(timer)
+        elif timer in self._due:
+            if self._selector_of_pass.asked is not None:
+                self._selector_of_pass.asked.rings_late(timer)
             self.ring(timer)
         else:
             self._due.append(timer)

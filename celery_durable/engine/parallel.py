@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from ..core.duration import Duration
 from ..core.retry import Retry
 from ..model import Event
-from .block import Future, Group, Leaf, Member, Policy
+from .block import Future, Group, Leaf, Policy
 from .branch import Branch
 from .calls import Call
+from .current import pass_of
 from .events import Emit, EventWait, OnTimeout, Wait
-from .passing import Pass, pass_of
+from .passing import Pass
 from .performing import Function
 from .sleeping import Sleep
 from .together import settle_block
@@ -41,11 +42,11 @@ class BlockVerbs:
 
     def _add(self, branch: Branch) -> Future[Any]:
         leaf = Leaf(branch)
-        self._group.members.append(leaf)
+        self._group.add(leaf)
         return leaf.future
 
     def _join(self, group: Group) -> Future[Any]:
-        self._group.members.append(group)
+        self._group.add(group)
         return group.future
 
     def options(
@@ -129,7 +130,7 @@ class Block(BlockVerbs):
     """``with step.parallel() as p`` and ``with step.race() as r``."""
 
     def __init__(self, verb: str, policy: Policy, options: Options, around: BlockVerbs | None = None) -> None:
-        super().__init__(verb, Group("a block", policy), options)
+        super().__init__(verb, Group("race" if policy.first else "parallel", "a block", policy), options)
         self._around = around
         self._run: Pass | None = None
 
@@ -160,10 +161,9 @@ def mapped(
     run: Pass, id: str, fn: Callable[[Any], Any], items: Iterable[Any], limit: int | None, options: Options
 ) -> Group:
     """The block that a map is."""
-    group = Group(id, Policy(limit), then=_values)
-    members: list[Member] = group.members
+    group = Group("map", id, Policy(limit), then=_values)
     for number, item in enumerate(items):
-        members.append(Leaf(Function(run, Work(f"{id}[{number}]", "run", fn, (item,), {}, options))))
+        group.add(Leaf(Function(run, Work(f"{id}[{number}]", "run", fn, (item,), {}, options))))
     return group
 
 

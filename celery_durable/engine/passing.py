@@ -1,7 +1,7 @@
 """One pass of a run: what happens between its claim and the moment the body is left.
 
-The verbs (``verbs.py``) turn
-what the body asks for into calls of the methods here; ``core.replay.decide`` says what each comes to.
+The verbs (``verbs.py``) turn what the body asks for into calls of the methods here; ``core.replay.decide`` says what
+each comes to.
 """
 
 from __future__ import annotations
@@ -9,95 +9,52 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core.duration import SECOND, as_datetime
 from ..core.faults import write_error
-from ..core.ids import check_step_id, fingerprint, numbered
-from ..core.replay import Ask, Decision, Interrupted, Mismatch, Record, Replay, decide
+from ..core.ids import ROLLBACK, check_step_id, fingerprint, numbered
+from ..core.replay import Ask, Decision, Interrupted, Mismatch, Perform, Record, Replay, decide
 from ..core.retry import Retry
 from ..errors import (
     DuplicateStep,
     HistoryMismatch,
     NotInDurableTask,
     RunCancelled,
+    RunOverdue,
     StepInterrupted,
-    TooManySteps,
 )
 from ..store.link import Link
 from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store
 from .branch import Branch, Waiting, openings
-from .control import Suspended
+from .changing import mismatch_of
+from .control import RollingBack, Suspended
+from .current import current_branch, current_step
+from .dispatcher import Dispatcher, tell_of
 from .recorder import Recorder
 from .settings import Settings
 from .where import Place, caller
-from .work import StepContext
+from .work import Work
 
 if TYPE_CHECKING:
-    from .calls import Target
     from .tasks import Tasks
 
-__all__ = ["GRACE", "Dispatcher", "Pass", "current_branch", "current_pass", "current_step", "pass_of"]
+__all__ = ["GRACE", "Pass"]
 
 logger = logging.getLogger("celery_durable")
 
 GRACE = 15 * SECOND
 """How long a message that was sent may take before the sweeper asks whether it was lost."""
 
-current_pass: ContextVar[Pass | None] = ContextVar("celery_durable_pass", default=None)
-current_branch: ContextVar[str] = ContextVar("celery_durable_branch", default="")
-"""What the ids of steps begin with that are numbered within a branch of their own."""
-current_step: ContextVar[StepContext | None] = ContextVar("celery_durable_step", default=None)
-
-
-def pass_of(verb: str) -> Pass:
-    """The pass whose body has asked by this verb."""
-    run = current_pass.get()
-    if run is None:
-        place = caller()
-        raise NotInDurableTask(
-            f"{verb} was called in {place.code.co_name}() ({place.code.co_filename}, line {place.line}), which is not "
-            "being executed as a durable task: add base=DurableTask and call it with .delay() or .apply_async()."
-        )
-    if run.tasks is not None:
-        raise NotInDurableTask(
-            f"{verb} of celery_durable was called in the async def task of run {run.run_id} ({caller()}), whose event "
-            "loop it would block: import step from celery_durable.aio there, and await its verbs."
-        )
-    run.enter(verb)
-    return run
-
-
-class Dispatcher(Protocol):
-    """What a pass needs from the world of messages; the worker layer has the one that is Celery."""
-
-    def may_send_ahead(self, delay: int) -> bool:
-        """Whether a message for ``delay`` microseconds from now may be sent already."""
-
-    def wake(self, delay: int) -> None:
-        """Send this run's message, to be executed after the delay."""
-
-    def target(self, signature: Any, queue: str | None) -> Target:
-        """What ``step.call`` was given, checked; raises where it is nothing that can be called."""
-
-    def follow(self, aftermath: Aftermath) -> None:
-        """Other runs have something to do: send their messages."""
-
-    def emitted(self, event_id: str, name: str, key: str | None) -> None:
-        """An event was emitted by a step: have it dispatched."""
-
-    def announce(self, waiting_on: str, wake_at: int | None) -> None:
-        """Show to Celery's users what the run waits for, before anything can wake it."""
-
-    def stopping(self) -> bool:
-        """Whether this worker is shutting down, so that the run should go on elsewhere."""
-
 
 class Pass(Recorder):
     """One execution of a run's body."""
+
+    is_rehearsal = False
+    uses_threads = True
+    """Functions that are at work at once have a thread each; without, they are called one after the other."""
 
     def __init__(
         self,
@@ -108,9 +65,11 @@ class Pass(Recorder):
         settings: Settings,
         dispatcher: Dispatcher,
         step_retry: Retry,
+        retention: int | None = None,
     ) -> None:
         super().__init__(claim, store=store, link=link, settings=settings)
         self.dispatcher = dispatcher
+        self.retention = retention
         self.step_retry = step_retry
         self.cancelled: RunCancelled | None = None
         self.wake_up: int | None = None
@@ -119,9 +78,17 @@ class Pass(Recorder):
         """The event loop's side of this pass, where the task is an ``async def`` one."""
         self.aftermath = Aftermath()
         """What is to be done about other runs once the body is left."""
+        self.undos: list[Any] = []
+        """What the body has registered to be undone, in order."""
+        self.patches: dict[str, bool] = {}
+        """Which changes of the code this run is on the new side of, as far as it was asked."""
+        self.reports = 0
+        """How often ``step.set_progress`` was called in this pass."""
+        self._is_ending = False
         self._places: dict[str, Place] = {}
         self._counts: dict[str, int] = {}
         self._warned: set[str] = set()
+        self._kinds: dict[str, str] = {}
 
     # ------------------------------------------------------------------ asking
 
@@ -129,8 +96,7 @@ class Pass(Recorder):
         """Every verb begins here: not while the body is being left, and not inside a step."""
         if self.unwinding is not None:
             raise self.unwinding
-        inside = current_step.get()
-        if inside is not None:
+        if (inside := current_step.get()) is not None:
             raise NotInDurableTask(
                 f"{verb} was called inside the step {inside.step_id!r} ({caller()}). Verbs work in the body of a "
                 "durable task, not in a step's function: a step is recorded as a whole. Call it in the body."
@@ -157,28 +123,45 @@ class Pass(Recorder):
                 f"and at {place}. An id is how a recorded result finds its step again: give each use its own, "
                 f'in a loop for instance f"{step_id}-{{index}}".'
             )
-        self._asked[step_id] = len(self._asked)
+        self.put_last(step_id)
         return step_id
 
     def decide(self, step_id: str, kind: str, given: str, *, at_most_once: bool = False) -> Decision:
         """What the history says of this step; stops the pass where the code does not fit it."""
+        self._kinds[step_id] = kind
         ask = Ask(step_id, kind, fingerprint(given), self.settings.strict_inputs, at_most_once)
         record = self.history.get(step_id)
         if at_most_once:
             self._once.add(step_id)
-        if record is None and self.position_of(step_id) >= self.settings.max_steps:
-            raise TooManySteps(
-                f"run {self.run_id} has recorded {self.settings.max_steps} steps, which is durable_max_steps, and asks "
-                f"for {step_id!r}. Start over with step.continue_as_new, or split the work into child runs."
-            )
-        decision = decide(record, ask, self.now())
+        if record is None and not self._is_ending:
+            self.check_count(step_id)
+        timed = record is not None and record.wake_at is not None
+        decision = decide(record, ask, self.now() if timed else 0)
+        if isinstance(decision, Replay):
+            if decision.input_changed:
+                self._warn_input(step_id)
+            return decision
         if isinstance(decision, Mismatch):
-            self._mismatch(decision)
+            self.leave_with(mismatch_of(self, decision, given, self._places[step_id]))
+        self.check_rollback()
         if isinstance(decision, Interrupted):
             return self._interrupted(decision.record)
-        if getattr(decision, "input_changed", False):
+        if isinstance(decision, Perform) and decision.input_changed:
             self._warn_input(step_id)
         return decision
+
+    def place_of(self, step_id: str) -> Place | None:
+        """Where this was asked for in this pass."""
+        return self._places.get(step_id)
+
+    def kind_of(self, step_id: str) -> str | None:
+        """As what kind of step this was asked for in this pass."""
+        return self._kinds.get(step_id)
+
+    def check_rollback(self) -> None:
+        """Before something new is done: not where the run is being rolled back, and that was all."""
+        if ROLLBACK in self.history and not self._is_ending:
+            self.leave(RollingBack())
 
     def check_stopping(self) -> None:
         """Before work is begun here: hand the run on if this worker is shutting down."""
@@ -190,15 +173,30 @@ class Pass(Recorder):
 
         ``True``: one of these branches has got an answer meanwhile, so that they are to be looked at again.
         """
-        if self.claim.cancelling is None or self.cancelled is not None:
+        why = self.is_to_end()
+        if why is None:
             return False
         first, *others = open_branches
-        error = write_error(RunCancelled(self.claim.cancelling))
+        error = write_error(why)
         rows = [first.stopped_row(error), *(row for branch in others if (row := branch.cancelled_row()) is not None)]
         answered = self._give_up(rows)
         if not answered:
-            self.cancel(self.claim.cancelling)
+            self.cancel(why)
         return bool(answered)
+
+    def is_to_end(self) -> RunCancelled | None:
+        """How the run is to be cancelled where its body has come to, if it is and has not been told yet."""
+        if self.cancelled is not None or self._is_ending:
+            return None
+        if self.claim.cancelling is not None:
+            return RunCancelled(self.claim.cancelling)
+        deadline = self.claim.deadline_at
+        if deadline is None or deadline > self.now():
+            return None
+        return RunOverdue(
+            f"run {self.run_id} of {self.dispatcher.task_name()} took longer than its run_timeout, which was up at "
+            f"{as_datetime(deadline):%Y-%m-%d %H:%M:%S} UTC"
+        )
 
     def withdraw(self, rows: Sequence[StepWrite], *, unheard: bool = False) -> None:
         """Record that these steps are given up, and with that their waits and what they called. One that has got its
@@ -215,7 +213,12 @@ class Pass(Recorder):
     def _give_up(self, rows: Sequence[StepWrite]) -> set[str]:
         """Write these rows, unless some of the steps have got an answer: then these are history, and nothing is
         written."""
-        given_up = [row for row in rows if row.known and row.kind in ("wait", "call")]
+        given_up = [
+            row
+            for row in rows
+            # A call that has failed, and is not made again yet, waits for nobody.
+            if row.known and (row.kind in ("wait", "lock") or (row.kind == "call" and self.history[row.id].child))
+        ]
         called = [self.history[row.id].child for row in given_up]
         if not given_up:
             self.write_all(rows)
@@ -225,6 +228,7 @@ class Pass(Recorder):
                 steps=tuple(rows),
                 given_up=tuple(row.id for row in given_up),
                 withdrawn=tuple(row.id for row in given_up if row.kind == "wait"),
+                left=tuple(row.id for row in given_up if row.kind == "lock"),
                 cancelled=tuple(child for child in called if child is not None),
             )
         )
@@ -239,21 +243,12 @@ class Pass(Recorder):
             f"step {record.id!r} of run {self.run_id} runs at most once, and the worker died inside it: "
             "whether it took effect is not known, and it was not run again. Look, then decide in the body."
         )
-        self.settle(StepWrite(record.id, record.position, record.kind, "failed", known=True), error=error)
+        row = StepWrite(
+            record.id, record.position, record.kind, "failed", started_at=record.started_at, tries=record.tries,
+            known=True,
+        )  # fmt: skip
+        self.settle(row, error=error)
         return Replay(self.history[record.id])
-
-    def _mismatch(self, found: Mismatch) -> None:
-        place = self._places[found.asked.id]
-        if found.why == "kind":
-            recorded, asked = f"a {found.recorded.kind!r} step", f"a {found.asked.kind!r} step"
-        else:
-            recorded, asked = f"the input {found.recorded.input_hash}", f"the input {found.asked.input_hash}"
-        self.unwinding = HistoryMismatch(
-            f"step {found.asked.id!r} of run {self.run_id} was recorded as {recorded}, and the code now asks for "
-            f"{asked} ({place}). The code has changed under a run that was past this point. Guard the change with "
-            "step.patched, or give the new step an id of its own; the run is paused and goes on after the deploy."
-        )
-        raise self.unwinding
 
     def _warn_input(self, step_id: str) -> None:
         if step_id not in self._warned:
@@ -266,12 +261,38 @@ class Pass(Recorder):
                 self._places.get(step_id),
             )
 
+    def function_of(self, step_id: str, work: Work) -> Callable[..., Any]:
+        """What is called for this step."""
+        return work.fn
+
+    def draw(self, step_id: str, make: Callable[[], str]) -> str:
+        """What is drawn for this step, as it is recorded."""
+        return make()
+
     # ----------------------------------------------------------------- leaving
 
-    def cancel(self, reason: str) -> NoReturn:
+    def swallowed(self) -> None:
+        """The body was to be left, and returned: it has caught what carries it out of its body."""
+        logger.warning(
+            "run %s: its body caught the exception that was to park it, and went on; what it returned is dropped. "
+            "Catch Exception, and not BaseException: what is done then is done again by every pass",
+            self.run_id,
+        )
+
+    def cancel(self, cancelled: RunCancelled) -> NoReturn:
         """Raise ``RunCancelled`` into the body, which can clean up, but not overrule it."""
-        self.cancelled = self.cancelled or RunCancelled(reason)
+        self.cancelled = self.cancelled or cancelled
         raise self.cancelled
+
+    def leave_with(self, misfit: HistoryMismatch) -> NoReturn:
+        """Leave the body because the code does not fit the run, which is paused."""
+        self.unwinding = misfit
+        raise misfit
+
+    def end(self) -> None:
+        """The body was left for good: what is done from here on is not cancelled, nor bounded in number."""
+        self._is_ending = True
+        self.unwinding = None
 
     def let_go(self) -> None:
         """Break the circle of this pass, the errors it raised, and their tracebacks, which hold the pass:
@@ -317,6 +338,9 @@ class Pass(Recorder):
 
     def park(self, wake_at: int | None, waiting_on: str, changes: Changes, **details: Any) -> Overtaken:
         """Suspend the run and leave the body, unless what it is about to wait for is there."""
+        deadline = self.claim.deadline_at
+        if deadline is not None and self.cancelled is None and not self._is_ending:
+            wake_at = deadline if wake_at is None else min(wake_at, deadline)
         ahead, due_at = self.wake_plan(wake_at)
         changes = self.with_marks(changes)
         parked = self.reaching(
@@ -333,13 +357,14 @@ class Pass(Recorder):
                 **details,
             )
         )
-        if parked is None:
-            self.lose()
         if isinstance(parked, Aftermath):
+            self.kept(*changes.steps)
             self.wake_up = ahead
             self.aftermath += parked
             self._parked(waiting_on, wake_at)
         self._marks |= dict(changes.marks)
+        if parked is None:
+            self.lose(*changes.steps)
         return parked
 
     def _parked(self, waiting_on: str, wake_at: int | None) -> NoReturn:
@@ -350,6 +375,10 @@ class Pass(Recorder):
             f" until {as_datetime(wake_at):%Y-%m-%d %H:%M:%S} UTC" if wake_at else "",
         )
         self.leave(Suspended(waiting_on, wake_at))
+
+    def kept(self, *steps: StepWrite) -> None:
+        super().kept(*steps)
+        tell_of(self.dispatcher, steps)
 
     def wake_plan(self, wake_at: int | None) -> tuple[int | None, int | None]:
         """The delay of the message to send now (if one is), and when the sweeper has to look."""

@@ -20,12 +20,14 @@ from ..core.codec import decode, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
+from ..core.tries import with_try
 from ..errors import NotSerializable
 from ..store.records import StepWrite
 from .attempt import awaited, call
 from .branch import DONE, Act, Attempt, Branch, Ready, State, Waiting
 from .control import DatabaseAway
-from .passing import Pass, current_step
+from .current import current_step
+from .passing import Pass
 from .work import StepContext, Work
 
 __all__ = ["Drawn", "Function", "FunctionAttempt", "delay_after"]
@@ -53,9 +55,9 @@ class Function(Branch):
             return DONE
         if isinstance(decision, Park):
             return Waiting(decision.wake_at, f"step {self.id!r}")
-        row = self.run.new_step(
-            self.id, self.kind, self.given, status="completed", function=self.work.function,
-            attempts=decision.attempt, started_at=self.run.now(), heartbeat=decision.heartbeat,
+        row = self.new_row(
+            status="completed", function=self.work.function, attempts=decision.attempt, started_at=self.run.now(),
+            heartbeat=decision.heartbeat,
         )  # fmt: skip
         return Ready(self.attempt(row))
 
@@ -89,6 +91,7 @@ class FunctionAttempt(Attempt):
         self.branch = branch
         self.run = branch.run
         self.work = branch.work
+        self.fn = branch.run.function_of(row.id, branch.work)
         self.row = row
         self.result: str | None = None
         self.error: BaseException | None = None
@@ -97,7 +100,10 @@ class FunctionAttempt(Attempt):
         # Where a transaction keeps all other writers out, a heartbeat would wait for the one it is called in.
         silent = self.work.kind == "transaction" and self.run.store.dialect.one_writer
         beat = None if silent else lambda detail: self.run.write_heartbeat(self.row, detail)
-        self.context = StepContext(self.run.run_id, row.id, row.attempts, self.run.read(row.heartbeat), beat)
+        generation = self.run.claim.generation
+        self.context = StepContext(
+            self.run.run_id, row.id, row.attempts, self.run.read(row.heartbeat), beat, generation
+        )
 
     @property
     def what(self) -> str:
@@ -118,30 +124,32 @@ class FunctionAttempt(Attempt):
     @property
     def is_async(self) -> bool:
         """Whether the function is to be awaited."""
-        return inspect.iscoroutinefunction(inspect.unwrap(self.work.fn)) and self.work.kind != "transaction"
+        return inspect.iscoroutinefunction(inspect.unwrap(self.fn)) and self.work.kind != "transaction"
 
     def call(self) -> None:
         with self._inside():
             if self.work.kind == "transaction":
                 self._in_transaction()
             else:
-                value = call(lambda: self.work.fn(*self.branch.args, **self.branch.kwargs), self.timeout, self.what)
+                value = call(lambda: self.fn(*self.branch.args, **self.branch.kwargs), self.timeout, self.what)
                 self.keep(value)
 
     async def await_(self) -> None:
         """The same for an async function, on the event loop."""
         with self._inside():
-            work = self.work.fn(*self.branch.args, **self.branch.kwargs)
+            work = self.fn(*self.branch.args, **self.branch.kwargs)
             self.keep(await awaited(work, self.timeout, self.what))
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
         marker = current_step.set(self.context)
+        self.run.dispatcher.tell("step_started", step=self.row)
         try:
             yield
         except Exception as error:
             self.error = error
         finally:
+            self.run.dispatcher.tell("step_returned", step=self.row, error=self.error)
             self.context.close()
             current_step.reset(marker)
 
@@ -160,7 +168,7 @@ class FunctionAttempt(Attempt):
         if self.lost:
             self.run.lose()
         if self.recorded is not None:
-            self.run.remember(self.recorded)
+            self.run.kept(self.recorded)
             return None
         row = self._row_now()
         if self.error is None:
@@ -192,10 +200,12 @@ class FunctionAttempt(Attempt):
                 # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
                 with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
                     args, kwargs = self.branch.args, self.branch.kwargs
-                    value = call(lambda: self.work.fn(session, *args, **kwargs), self.timeout, self.what)
+                    value = call(lambda: self.fn(session, *args, **kwargs), self.timeout, self.what)
                     session.commit()
                     self.keep(value)
                 settled = run.settled(self._row_now(), result=self.result)
+                if run.tasks is not None:
+                    settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
                 if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
                     self.lost = True
                     transaction.rollback()
@@ -230,7 +240,9 @@ def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> StepWri
     )
     if delay is None:
         return run.settled(step, error=error)
-    return replace(step, status="waiting", error=run.describe_error(error, step), wake_at=run.now() + delay)
+    now, text = run.now(), run.describe_error(error, step)
+    tries = with_try(step.tries, step.attempts, step.started_at, now, text)
+    return replace(step, status="waiting", error=text, wake_at=now + delay, finished_at=now, tries=tries)
 
 
 def delay_after(run: Pass, policy: Retry, step: StepWrite, error: Exception) -> int | None:
@@ -255,8 +267,8 @@ class Drawn(Branch):
 
     def _draw(self) -> None:
         run = self.run
-        step = run.new_step(self.id, self.kind, self.given, status="completed", started_at=run.now(), attempts=1)
-        run.write_all([run.settled(step, result=encode(self._make()))])
+        step = self.new_row(status="completed", started_at=run.now(), attempts=1)
+        run.write_all([run.settled(step, result=run.draw(self.id, lambda: encode(self._make())))])
 
     def value(self) -> Any:
         return decode(self.run.history[self.id].result or "null")

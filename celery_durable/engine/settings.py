@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.duration import SECOND, micros
+from ..core.redaction import DEFAULT, Redaction
 from ..core.retry import Retry
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PayloadTooLarge
+from ..store.base import RETENTION
 from ..store.sealing import Sealer
 
-__all__ = ["Settings", "read_settings"]
+__all__ = ["Settings", "measured", "read_settings"]
+
+logger = logging.getLogger("celery_durable")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -38,7 +43,11 @@ class Settings:
     max_recoveries: int = 10
     queue: str | None = None
     """Where the package's own tasks go; the app's default queue if nothing is said."""
+    retention: int = RETENTION
     event_retention: int = 7 * 86_400 * SECOND
+    store_logs: bool = False
+    redaction: Redaction = DEFAULT
+    """What takes secrets out of stored errors and shown inputs."""
     never_retry: tuple[type[BaseException], ...] = ()
     """Errors that are the worker's and not the step's: its soft time limit."""
 
@@ -62,9 +71,24 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         suspended_state=reader.take("suspended_state", "STARTED", _text),
         max_recoveries=reader.take("max_recoveries", 10, _count),
         queue=reader.take("queue", None, _text),
+        retention=reader.take("retention", "30d", _positive),
         event_retention=reader.take("event_retention", "7d", _positive),
+        store_logs=reader.take("store_logs", False, _flag),
+        redaction=reader.take("redact", True, Redaction.of) or DEFAULT,
         never_retry=never_retry,
     )
+
+
+def measured(text: str, what: str, limit: int) -> str:
+    """An encoded value, unless it is larger than one may be; a warning where it comes near that."""
+    if len(text) > limit:
+        raise PayloadTooLarge(
+            f"{what} takes {len(text):,} bytes, and durable_max_payload is {limit:,}. Store it elsewhere and hand over "
+            "where it is, or raise the setting."
+        )
+    if len(text) > limit * 8 // 10:
+        logger.warning("%s takes %d bytes of the %d that durable_max_payload allows", what, len(text), limit)
+    return text
 
 
 def _half_visibility(get: Callable[[str, Any], Any]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.codec import encode
-from ..core.duration import Duration, Moment, as_datetime, describe, micros, moment
+from ..core.duration import SECOND, Duration, Moment, as_datetime, describe, micros, moment
 from ..core.replay import Park, Replay
 from ..store.records import StepWrite
 from .branch import DONE, Act, Branch, Opening, State, Waiting
@@ -20,20 +20,27 @@ class Sleep(Branch):
 
     kind = "sleep"
 
-    def __init__(self, run: Pass, id: str, given: str, wake_at: int, length: str) -> None:
+    def __init__(self, run: Pass, id: str, given: str, *, lasting: int | None = None, till: int | None = None) -> None:
         super().__init__(run, run.take_id(id), given)
-        self.wake_at = wake_at
-        self.what = f"the sleep {self.id!r} ({length})"
+        self._lasting = lasting
+        self._till = till
 
     @classmethod
     def lasting(cls, run: Pass, id: str, duration: Duration) -> Sleep:
         length = micros(duration)
-        return cls(run, id, encode({"seconds": length / 1_000_000}), run.now() + length, describe(length))
+        return cls(run, id, f'{{"seconds":{length / SECOND!r}}}', lasting=length)
 
     @classmethod
     def till(cls, run: Pass, id: str, when: Moment) -> Sleep:
         wake_at = moment(when)
-        return cls(run, id, encode({"until": as_datetime(wake_at)}), wake_at, as_datetime(wake_at).isoformat())
+        return cls(run, id, encode({"until": as_datetime(wake_at)}), till=wake_at)
+
+    @property
+    def what(self) -> str:
+        """What the run waits for, as people read it."""
+        if self._lasting is not None:
+            return f"the sleep {self.id!r} ({describe(self._lasting)})"
+        return f"the sleep {self.id!r} ({as_datetime(self._till or 0).isoformat()})"
 
     def look(self) -> State:
         decision = self.ask()
@@ -42,12 +49,11 @@ class Sleep(Branch):
         if isinstance(decision, Park):
             return Waiting(decision.wake_at, self.what)
         run, now = self.run, self.run.now()
-        step = run.new_step(
-            self.id, "sleep", self.given, status="waiting", wake_at=self.wake_at, started_at=now, attempts=1
-        )
-        if self.wake_at <= now:
+        wake_at = now + self._lasting if self._lasting is not None else self._till or 0
+        step = self.new_row(status="waiting", wake_at=wake_at, started_at=now, attempts=1)
+        if wake_at <= now:
             return Act(lambda: run.write_all([self._over(step)]))
-        return Waiting(self.wake_at, self.what, Opening(step))
+        return Waiting(wake_at, self.what, Opening(step))
 
     def _over(self, step: StepWrite) -> StepWrite:
         now = self.run.now()

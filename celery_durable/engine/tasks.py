@@ -27,8 +27,8 @@ from typing import Any
 
 from ..core.duration import SECOND
 from ..errors import DurableError, RunCancelled
-from .branch import Act, Branch, Done, Ready, Waiting
-from .control import RunRetry, Unwind
+from .branch import Act, Attempt, Branch, Done, Ready, Waiting
+from .control import RunRetry, Stopped, Unwind
 from .passing import Pass
 from .performing import FunctionAttempt
 from .turns import LOOK_EVERY, RECORD, Turns
@@ -53,10 +53,10 @@ class Tasks(Turns):
 
     def __init__(self, run: Pass) -> None:
         super().__init__(run)
-        self._at_work: set[asyncio.Task[Any]] = set()
         self._in_threads = 0
         self._queued: deque[Callable[[], None]] = deque()
         self._held_since: float | None = None
+        self._is_left = False
         self.main: asyncio.Task[Any] | None = None
 
     # ------------------------------------------------------------------- verbs
@@ -66,8 +66,7 @@ class Tasks(Turns):
         try:
             return await self._complete(branch)
         except asyncio.CancelledError:
-            if self._is_kept(branch):
-                return branch.answer()
+            self._give_up(branch)
             raise
         except BaseException:
             if self.run.unwinding is not None:
@@ -98,7 +97,7 @@ class Tasks(Turns):
             raise asyncio.CancelledError("the run has ended")
 
     def _is_cancelling(self) -> bool:
-        return self.run.claim.cancelling is not None and self.run.cancelled is None
+        return self.run.is_to_end() is not None
 
     # ---------------------------------------------------------------- attempts
 
@@ -123,11 +122,22 @@ class Tasks(Turns):
             raise
         finally:
             self._at_work.discard(worker)
+        if isinstance(self.run.unwinding, Stopped):
+            self._keep_for_later(attempt)
+            await self._wait(branch, RECORD)  # until all have ended, and the body is left
         self._check_open()
         row = attempt.conclude()
         if row is not None:
             self._ended.append(row)
             await self._wait(branch, RECORD)
+
+    def _keep_for_later(self, attempt: Attempt) -> None:
+        try:
+            row = attempt.conclude()
+        except Unwind:  # it was a transaction: nothing is left of it
+            return
+        if row is not None:
+            self.run.keep_for_later(row)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         """Call a function on a thread of its own; the loop goes on."""
@@ -154,7 +164,10 @@ class Tasks(Turns):
 
         def start() -> None:
             self._in_threads += 1
-            threading.Thread(target=call, name="celery-durable-step", daemon=True).start()
+            thread = threading.Thread(target=call, name="celery-durable-step", daemon=True)
+            thread.start()
+            if not self.run.uses_threads:
+                thread.join()  # not without a thread: the function may run an event loop of its own
 
         if self._in_threads < _MOST_THREADS:
             start()
@@ -166,6 +179,9 @@ class Tasks(Turns):
 
     def idle(self) -> float | None:
         """Every task waits. Do what lets one of them go on; or say how long to wait for what is under way."""
+        if isinstance(self.run.unwinding, Stopped) and not self._is_left and not self._at_work:
+            self._leave(self.run.unwinding)
+            return 0
         if self._closing or self.run.unwinding is not None:
             return 0 if self._let_due_ring() else self._until_timer()
         try:
@@ -263,6 +279,9 @@ class Tasks(Turns):
         """The body is being left: every task raises that where it waits."""
         self.run.unwinding = self.run.unwinding or unwind
         self.loop.run_clock()
+        if isinstance(self.run.unwinding, Stopped) and self._at_work:
+            return  # they are let finish before
+        self._is_left = True
         for task in list(self.loop.tasks):
             if task is not asyncio.current_task(self.loop):
                 self.loop.throw(task, self.run.unwinding)

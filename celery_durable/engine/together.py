@@ -14,6 +14,7 @@ from ..core.duration import SECOND
 from ..store.records import Aftermath, Overtaken, StepWrite
 from .block import Group, Leaf
 from .branch import Act, Branch, Done, Ready, Waiting, openings
+from .control import Stopped, Unwind
 from .crew import Crew, Job
 from .passing import Pass
 
@@ -40,7 +41,7 @@ class _Together:
     def __init__(self, run: Pass, group: Group) -> None:
         self.run = run
         self.group = group
-        self.crew = Crew()
+        self.crew = Crew(uses_threads=run.uses_threads)
         self.ready: dict[str, Ready] = {}
         self.waiting: dict[str, tuple[Branch, Waiting]] = {}
         self.open = list(group.leaves())
@@ -51,6 +52,9 @@ class _Together:
     def work(self) -> None:
         try:
             self._work()
+        except Stopped:
+            self._see_off()
+            raise
         except BaseException:
             self._abandon(list(self.crew.busy))
             raise
@@ -120,7 +124,7 @@ class _Together:
         return False
 
     def _undone_but(self, leaf: Leaf) -> list[Branch]:
-        if self.run.claim.cancelling is None:
+        if self.run.is_to_end() is None:
             return []
         return [other.branch for other in self.group.leaves() if other is not leaf and not other.branch.is_done()]
 
@@ -213,6 +217,21 @@ class _Together:
         if self.held:
             held, self.held = self.held, []
             self.run.write_all(held)
+
+    def _see_off(self) -> None:
+        """The run was stopped: the functions that are at work are let finish, and what comes of them is kept."""
+        run = self.run
+        run.keep_for_later(*self.held)
+        while self.crew.busy and not self.group.policy.first:
+            for job in self.crew.ended(None):
+                try:
+                    job.raise_error()
+                    row = job.attempt.conclude()
+                except Unwind:  # it has sent a heartbeat, or was a transaction: nothing is left of it
+                    continue
+                if row is not None:
+                    run.keep_for_later(row)
+        self._abandon(list(self.crew.busy))
 
     def _abandon(self, ids: list[str]) -> None:
         for step_id in ids:

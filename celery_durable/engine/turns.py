@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..store.records import Aftermath, Overtaken, StepWrite
 from .branch import Branch, Waiting, openings
@@ -37,8 +38,9 @@ class Turns:
     def __init__(self, run: Pass) -> None:
         self.run = run
         self.clock = Clock(run.claim.started_at, run.now)
-        self.loop = PassLoop(self.clock)
+        self.loop = PassLoop(self.clock, run.store.steady)
         self._open: dict[str, Open] = {}
+        self._at_work: set[asyncio.Task[Any]] = set()
         self._ended: list[StepWrite] = []
         self._given_up: list[StepWrite] = []
         self._rung: list[StepWrite] = []
@@ -79,26 +81,23 @@ class Turns:
             if self._open.get(branch.id) is opened:
                 del self._open[branch.id]
 
-    def _is_kept(self, branch: Branch) -> bool:
-        """A verb is cancelled by asyncio: whether it has its answer all the same, as a replay is not to be overtaken
-        by a timer that the first pass has not heard. Else it is given up, for good."""
+    def _give_up(self, branch: Branch) -> None:
+        """A verb is cancelled by asyncio: it is given up, for good. Also one that has its answer, of which the body has
+        not been told: whatever cancels it in a replay has cancelled it in the first pass, before that answer's turn.
+        Were it told now all the same, the loser of a race would go on as if it had won."""
         run = self.run
         if run.unwinding is not None or self._closing:
-            return False
+            return
         record = run.history.get(branch.id)
         if record is None or record.status in ("waiting", "started"):
             ended = [row for row in self._ended if row.id == branch.id]
             self._ended = [row for row in self._ended if row.id != branch.id]
             self._given_up += [replace(row, seen=-run.next_place()) for row in ended] or [branch.given_up_row()]
-            return False
-        if self._is_given_up(branch) or branch.cancels() is not None:
-            self._unseen.pop(branch.id, None)
-            return False
-        if branch.id in self._unseen and self.clock.frozen:
-            del self._unseen[branch.id]
-            return True
-        run.note_seen(branch.id, withdrawn=True)
-        return False
+            return
+        self._unseen.pop(branch.id, None)
+        if not self._is_given_up(branch) and branch.cancels() is None:
+            run.note_seen(branch.id, withdrawn=True)
+            branch.refuse()
 
     def _is_given_up(self, branch: Branch) -> bool:
         record = self.run.history[branch.id]
@@ -150,15 +149,28 @@ class Turns:
         self.loop.ring(due)
         return True
 
+    def rings_late(self, timer: Timer) -> None:
+        """A timer rings that could not wait any longer: there has always been something else to hand over. What has its
+        place, and was not told yet, comes after it now."""
+        self._rang(timer)
+        told_later = [
+            (self._unseen[step_id], step_id)
+            for step_id, opened in self._open.items()
+            if step_id in self._unseen and not self._is_given_up(opened.branch)
+        ]
+        for _, step_id in sorted(told_later):
+            self._unseen[step_id] = self.run.place_anew(step_id)
+        self._ended = [row if row.seen is None else replace(row, seen=self.run.next_place()) for row in self._ended]
+
     def _hand_over_fresh(self) -> bool:
-        """Hand over the first of the answers that have no place in the order yet: now they get it. A timer that was to
-        ring before it came rings first."""
+        """Hand over the first of the answers that have no place in the order yet: now they get it, after all that have
+        one. A timer that was to ring before it came rings first."""
         fresh = [
             (self._time_of(opened.branch), self.run.history[step_id].position, step_id)
             for step_id, opened in self._open.items()
             if opened.branch.is_done() and step_id not in self._unseen and not opened.future.done()
         ]
-        if not fresh:
+        if not fresh or (self._unseen and self._may_come_first()):
             return False
         at, _, step_id = min(fresh)
         timers = self.loop.timers()
@@ -185,12 +197,13 @@ class Turns:
             )  # fmt: skip
 
     def _may_come_first(self) -> bool:
-        """Whether a step that came before this one may still be asked for: something un-stepped is under way."""
+        """Whether a step that came before this one may still be asked for: something un-stepped is under way. A step
+        that is at work is not that, as what is asked for because of it comes after all that is recorded."""
         if not self.clock.frozen:
             return False
         if any(timer.name is None for timer in self.loop.timers()):
             return True
-        return what_holds(self.loop, self.futures(), self._threads) is Held.OUTSIDE
+        return what_holds(self.loop, self.futures() | self._at_work, self._threads) is Held.OUTSIDE
 
     def _record(self) -> bool:
         """Record what has ended here. It is handed over in its turn."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -15,15 +16,22 @@ from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
 from ..model import Event
+from ..store.records import NewTurn
 from .block import Policy
 from .branch import Branch, complete
 from .calls import Call
+from .changing import patched, require_patch
+from .control import ContinueAsNew
+from .current import current_pass, current_step, pass_of
 from .events import Emit, EventWait, OnTimeout, Wait
 from .parallel import Block, mapped, named
-from .passing import Pass, current_pass, current_step, pass_of
+from .passing import Pass
 from .performing import Drawn, Function
+from .saying import report
+from .sharing import Lock, Unlock, checked_turn, deleting, getting, incrementing, setting
 from .sleeping import Sleep
 from .together import settle_block
+from .undoing import awaited, register
 from .where import caller
 from .work import Options, StepContext, Work
 
@@ -61,6 +69,12 @@ class Verbs:
         run = pass_of("step.call")
         return complete(run, Call(run, id, run.dispatcher.target(signature, self._options.queue), self._options))
 
+    def on_rollback(self, id: str, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have ``fn`` called if the run fails or is cancelled from here on: the undos of a run are done in reverse
+        order, each as a step with its retries."""
+        run = pass_of("step.on_rollback")
+        register(run, Work(id, "undo", awaited(fn), args, kwargs, self._options))
+
     def map(self, id: str, fn: Callable[[A], T], items: Iterable[A], /, *, limit: int | None = None) -> list[T]:
         """Call ``fn`` with each item, at once, and return the values in order: one step for each, ``id[0]`` and so on.
 
@@ -94,6 +108,42 @@ class Verbs:
     def wrap(self, id: str, obj: T) -> T:
         """A proxy of ``obj``: every call of one of its methods is a step, ``id.method#1`` and so on."""
         return Wrapped(id, obj, self._options, pass_of, complete)  # type: ignore[return-value]
+
+
+class StateVerbs:
+    """``step.state``: each use is a step."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or the default."""
+        run = pass_of("step.state.get")
+        return complete(run, getting(run, key, default))
+
+    def set(self, key: str, value: Any, *, ttl: Duration | None = None) -> None:
+        """Keep a value, for good or for a while."""
+        run = pass_of("step.state.set")
+        complete(run, setting(run, key, value, ttl))
+
+    def delete(self, key: str) -> bool:
+        """Forget a value; whether there was one."""
+        run = pass_of("step.state.delete")
+        return complete(run, deleting(run, key))  # type: ignore[no-any-return]
+
+    def increment(self, key: str, by: float = 1) -> Any:
+        """Add to a number, which is 0 at first, and return the new one. No addition is lost."""
+        run = pass_of("step.state.increment")
+        return complete(run, incrementing(run, key, by))
+
+
+@contextmanager
+def _locked(run: Pass, id: str, turn: NewTurn) -> Iterator[None]:
+    complete(run, Lock(run, id, turn))
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if run.unwinding is None:  # else the run is parked, and holds it
+            complete(run, Unlock(run, id, failed))
 
 
 class Step(Verbs):
@@ -177,6 +227,40 @@ class Step(Verbs):
         """A random UUID, drawn once."""
         run = pass_of("step.uuid4")
         return complete(run, Drawn(run, "uuid4", uuid.uuid4))  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> StateVerbs:
+        """Values that outlive a run, shared by all runs of the task: ``step.state.get("cursor")``."""
+        return StateVerbs()
+
+    def lock(self, id: str, name: str, *, ttl: Duration | None = None) -> AbstractContextManager[None]:
+        """``with step.lock("exclusive", "account-7", ttl="10m"):`` one run at a time is in the block, of whatever task.
+
+        Waiting for it parks the run. It is held while the run is parked in the block, and given back when the block is
+        left, when the run ends, or when ``ttl`` is over.
+        """
+        return _locked(pass_of("step.lock"), id, checked_turn(name, ttl))
+
+    def patched(self, change_id: str, /) -> bool:
+        """``True`` in runs that get here for the first time, ``False`` in those that were past this point before the
+        change was deployed: ``if step.patched("v2"): new() else: old()``."""
+        return patched(pass_of("step.patched"), change_id)
+
+    def deprecate_patch(self, change_id: str, /) -> None:
+        """In the place of :meth:`patched`, once its old side is removed: a run that still needs that is paused."""
+        require_patch(pass_of("step.deprecate_patch"), change_id)
+
+    def set_progress(self, value: Any, total: Any = None, note: str | None = None) -> None:
+        """Say how far the run has come, for whoever looks: ``Durable(app).get(run_id).progress``."""
+        report(pass_of("step.set_progress"), value, total, note)
+
+    def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin the body again with these arguments and an empty history, under the same run id.
+
+        What it waits for and what it has called is given up; its undos are forgotten.
+        """
+        run = pass_of("step.continue_as_new")
+        run.leave(ContinueAsNew(run.dispatcher.arguments(args, kwargs)))
 
     def current(self) -> StepContext:
         """Inside a step's function: which step, run and attempt this is."""

@@ -60,12 +60,19 @@ class Work:
 class StepContext:
     """What a step's function can learn about itself: ``step.current()``."""
 
-    __slots__ = ("_beat", "_lock", "_stopped", "attempt", "last_heartbeat", "run_id", "step_id")
+    __slots__ = ("_beat", "_generation", "_lock", "_stopped", "attempt", "last_heartbeat", "run_id", "step_id")
 
     def __init__(
-        self, run_id: str, step_id: str, attempt: int, last_heartbeat: Any, beat: Callable[[Any], None] | None
+        self,
+        run_id: str,
+        step_id: str,
+        attempt: int,
+        last_heartbeat: Any,
+        beat: Callable[[Any], None] | None,
+        generation: int = 0,
     ) -> None:
         self.run_id = run_id
+        self._generation = generation
         self.step_id = step_id
         self.attempt = attempt
         self.last_heartbeat = last_heartbeat
@@ -76,7 +83,8 @@ class StepContext:
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this step and for no other: hand it to a payment API."""
-        return f"{self.run_id}:{self.step_id}"
+        anew = f":{self._generation}" if self._generation else ""  # after continue_as_new it is another step
+        return f"{self.run_id}:{self.step_id}{anew}"
 
     def heartbeat(self, detail: Any = None) -> None:
         """Record how far the step has come. The next attempt finds it in ``last_heartbeat``.

@@ -9,16 +9,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Executable, Row, RowMapping
 
-from .dialects import dialect_of, make_engine
+from ..model import SchemaState
+from .dialects import Dialect, dialect_of, make_engine
 from .link import Link
-from .records import Fence
-from .schema import check_schema, migrate
+from .records import Deed, Fence
+from .schema import check_schema, migrate, schema_state
 from .sealing import Sealer
 from .statements import Statements
+from .steady import Steady
 from .tables import Tables
 
-__all__ = ["Execute", "StoreBase", "new_token"]
+__all__ = ["RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
+RETENTION = 30 * 86_400_000_000
+"""Microseconds for which a finished run is kept where nothing is said."""
+SOON = 3_000_000
+"""Microseconds that whoever lets a run go on has for sending its message, before the sweeper does."""
 Execute = Callable[[Any, Any], Any]
 """Executes a statement with its values: of a connection of ours, or in a transaction of the caller's."""
 
@@ -31,17 +37,31 @@ def new_token() -> int:
 class StoreBase:
     """The durable record of one application."""
 
+    steady = Steady()
+
     def __init__(
-        self, url: str, *, prefix: str = "durable_", auto_migrate: bool = False, sealer: Sealer | None = None
+        self,
+        url: str,
+        *,
+        prefix: str = "durable_",
+        auto_migrate: bool = False,
+        sealer: Sealer | None = None,
+        retention: int = RETENTION,
     ) -> None:
         self.engine = make_engine(url)
-        self.dialect = dialect_of(self.engine)
+        self.dialect = self.choose_dialect()
         self.prefix = prefix
         self.tables = Tables.build(prefix, sealer)
         self.statements = Statements(self.tables, self.dialect)
         self._auto_migrate = auto_migrate
         self._ready = not auto_migrate
+        self.retention = retention
+        self.sealed = sealer is not None
         self._preparing = threading.Lock()
+
+    def choose_dialect(self) -> Dialect:
+        """How this database is spoken to."""
+        return dialect_of(self.engine)
 
     def prepare(self) -> None:
         """Make the tables at the first use, where that is asked for."""
@@ -65,6 +85,11 @@ class StoreBase:
         with self.link() as link:
             link.run(lambda connection: check_schema(connection, self.prefix))
 
+    def schema_state(self) -> SchemaState:
+        """Where the schema stands; it is not made or upgraded for that."""
+        with Link(self.engine, self.dialect) as link:
+            return link.run(lambda connection: schema_state(connection, self.prefix))
+
     def set_aside(self, link: Link, fence: Fence, waiting_on: str) -> bool:
         """Park a run for a person, whatever it was doing."""
         values = {
@@ -74,6 +99,13 @@ class StoreBase:
             "waiting_on": waiting_on[:500],
         }
         return self._changed(link, self.statements.set_aside, values)
+
+    def _note(self, execute: Execute, run_id: str | None, deed: Deed | None) -> None:
+        """Keep who did what to a run, in the transaction in which it is done."""
+        if deed is not None:
+            values = {"of_run": run_id, "actor": deed.actor[:255], "reason": deed.reason and deed.reason[:500]}
+            values |= {"action": deed.action, "details": deed.details}
+            execute(self.statements.note, values)
 
     def _has_token(self, connection: Connection, run_id: str, token: int) -> bool:
         row = self._row(connection, self.statements.outcome, at_id=run_id)

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..core.codec import decode
 from ..core.ids import gate_of
 from ..core.match import matches
 from ..core.replay import Record
-from ..errors import ConfigurationError, EventConflict
+from ..errors import EventConflict
 from ..model import FINISHED
 from .base import Execute
+from .gates import Gated
 from .link import Link
 from .recording import Recording
-from .records import Due, Fence, NewEvent, NewWait, StepWrite, StoredEvent
-from .tables import GATES
+from .records import Deed, Due, Fence, NewEvent, NewWait, StepWrite, StoredEvent
 from .upkeep import Upkeep
 
 __all__ = ["Events"]
@@ -29,22 +29,29 @@ __all__ = ["Events"]
 _PAGE = 100
 
 
-class Events(Recording, Upkeep):
+class Events(Recording, Gated, Upkeep):
     """Events, from the emit to the last run that takes one."""
 
     # ------------------------------------------------------------------ emit
 
-    def emit(self, link: Link, event: NewEvent, due_in: int, patience: float = 0.0) -> bool:
-        """Record an event; ``False`` where it was recorded before. ``EventConflict`` where it was another."""
+    def emit(
+        self, link: Link, event: NewEvent, due_in: int, patience: float = 0.0, *, deed: Deed | None = None
+    ) -> bool:
+        """Record an event, and who emits it where that is to be kept; ``False`` where it was recorded before.
+        ``EventConflict`` where it was another."""
 
         def write(connection: Connection) -> bool:
-            return self.emit_within(connection.execute, event, due_in)
+            if deed is None:
+                return self.emit_within(connection.execute, event, due_in)
+            with link.atomic(connection):
+                return self.emit_within(connection.execute, event, due_in, deed)
 
         return link.run(write, patience)
 
-    def emit_within(self, execute: Execute, event: NewEvent, due_in: int) -> bool:
+    def emit_within(self, execute: Execute, event: NewEvent, due_in: int, deed: Deed | None = None) -> bool:
         """The same by a connection in a transaction of the caller's."""
         if execute(self.statements.emit, vars(event) | {"due_in": due_in}).rowcount == 1:
+            self._note(execute, None, deed)
             return True
         there = execute(self.statements.emitted, {"at_id": event.id}).first()
         if there is None or tuple(there) == (event.name, event.content_hash):
@@ -73,15 +80,6 @@ class Events(Recording, Upkeep):
         return link.run(write, patience)
 
     # ------------------------------------------------------------------ wait
-
-    def _at_gates(self, connection: Connection, statement: Executable, gates: Iterable[int]) -> None:
-        """Lock the rows that stand for gates."""
-        names = sorted({GATES[gate % len(GATES)] for gate in gates})
-        if len(connection.execute(statement, {"gates": names}).all()) < len(names):
-            raise ConfigurationError(
-                f"rows named gate-... are missing in the table {self.tables.lease.name}, so an event and a wait could "
-                f"miss each other. The migration makes {len(GATES)} of them: put them back"
-            )
 
     def _look(self, connection: Connection, run_id: str, wait: NewWait) -> StoredEvent | None:
         """The oldest event that answers a wait and that the run has not had."""

@@ -1,34 +1,23 @@
-"""How a pass hands its run on: it parks it, ends it, or has others start, cancel and answer it.
-
-Every operation here locks runs from the top down: who calls before who is called. What it leaves to be done
-about other runs (an :class:`~.records.Aftermath`) is due in the database as well, so it is done even if nobody
-hears of it.
-"""
+"""How a pass hands its run on: what it waits for and what it calls is written with what it has done."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from ..core.faults import write_error
 from ..core.ids import gate_of
 from ..core.replay import Record
-from ..errors import CallFailed
-from ..model import FINISHED
 from .base import new_token
-from .events import Events
+from .ending import Ending
 from .link import Link
-from .records import Aftermath, Changes, Fence, NewRun, NewWait, Overtaken, Parent, StoredEvent
-from .starting import Starting
+from .records import Aftermath, Changes, Fence, NewRun, NewTurn, NewWait, Overtaken, StoredEvent
 from .statements import STEP_COLUMNS
+from .turns import of_turn
 
 __all__ = ["Handing"]
-
-_SOON = 3_000_000
-"""Microseconds that whoever wakes a run has for sending its message, before the sweeper does."""
 
 
 class _TakenBack(Exception):
@@ -39,7 +28,7 @@ class _TakenBack(Exception):
         self.found = found
 
 
-class Handing(Starting, Events):
+class Handing(Ending):
     """Transactions in which a run meets others."""
 
     # ------------------------------------------------------------------ a pass
@@ -53,7 +42,7 @@ class Handing(Starting, Events):
         def write(connection: Connection) -> Aftermath | Overtaken | None:
             try:
                 with link.atomic(connection):
-                    self._pass_gates(connection, changes.waits)
+                    self._enter_gates(connection, changes)
                     if connection.execute(self.statements.fence, at_run).rowcount != 1:
                         return None
                     return self._apply(connection, fence, changes)
@@ -77,6 +66,7 @@ class Handing(Starting, Events):
         changes: Changes | None = None,
         watched: Iterable[str] = (),
         reset: Iterable[str] = (),
+        anew: Iterable[str] = (),
         on_locked: Callable[[], None] | None = None,
         patience: float = 0.0,
         **suspension: Any,
@@ -84,11 +74,12 @@ class Handing(Starting, Events):
         """Park the run. ``on_locked`` is called while the run's row is locked and still ours.
 
         ``watched`` are steps that were registered to be settled from outside, and ``Overtaken`` is that one was,
-        or that an event for a new wait is there. ``None``: the lease is lost.
+        or that an event for a new wait is there. ``reset`` are steps that are to be tried again, ``anew`` those that
+        are to begin as if they had never been asked for. ``None``: the lease is lost.
         """
         values = self._suspension(fence, **suspension)
         changes = changes or Changes()
-        ids, registered = list(reset), list(watched)
+        ids, registered, dropped = list(reset), list(watched), list(anew)
 
         def park(connection: Connection) -> Aftermath | Overtaken | None:
             try:
@@ -101,6 +92,8 @@ class Handing(Starting, Events):
                     aftermath = self._apply(connection, fence, changes, parked=True)
                     if ids:
                         connection.execute(self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
+                    if dropped:
+                        connection.execute(self.statements.drop_steps, {"at_id": fence.run_id, "ids": dropped})
                     if on_locked is not None:
                         on_locked()
             except _TakenBack as undone:
@@ -117,7 +110,7 @@ class Handing(Starting, Events):
             statement = self.statements.park_waiting
             assert statement is not None
             return connection.execute(statement, values | {"gate": self._gate(wait)}).rowcount == 1
-        self._pass_gates(connection, changes.waits)
+        self._enter_gates(connection, changes)
         return connection.execute(self.statements.suspend, values).rowcount == 1
 
     def _is_lone_wait(self, changes: Changes) -> bool:
@@ -125,7 +118,7 @@ class Handing(Starting, Events):
             self.statements.park_waiting is not None
             and len(changes.waits) == len(changes.steps) == 1
             and not changes.steps[0].known
-            and not (changes.marks or changes.calls or changes.withdrawn or changes.cancelled)
+            and not (changes.marks or changes.calls or changes.withdrawn or changes.cancelled or changes.turns)
         )
 
     def _check_registered(self, connection: Connection, fence: Fence, steps: list[str]) -> None:
@@ -162,8 +155,12 @@ class Handing(Starting, Events):
                 connection.execute(self.statements.insert_wait, rows)
             self._take_back_answered(connection, fence.run_id, changes.waits)
         aftermath = Aftermath(wake=tuple(call.id for call in changes.calls if not call.wake_in))
+        if changes.turns:
+            self._stand_in_line(connection, fence.run_id, changes.turns)
         if changes.withdrawn:
             connection.execute(self.statements.drop_waits_of, at_run | {"ids": list(changes.withdrawn)})
+        if changes.left:
+            aftermath += self._leave_line(connection, fence.run_id, changes.left)
         if changes.cancelled:
             reason = f"run {fence.run_id} does not wait for it any more"
             aftermath += self._cancel(connection, list(changes.cancelled), reason)
@@ -188,196 +185,38 @@ class Handing(Starting, Events):
     def _gate(self, wait: NewWait) -> int:
         return gate_of(self.prefix, wait.name, *([] if wait.key is None else [wait.key]))
 
-    def _pass_gates(self, connection: Connection, waits: Sequence[tuple[str, NewWait]]) -> None:
-        """Hold the gates of these waits until the transaction ends, in one order."""
-        gates = sorted({self._gate(wait) for _, wait in waits})
-        if not gates or self.dialect.one_writer:
-            return
-        if not self.dialect.advisory_locks:
-            self._at_gates(connection, self.statements.hold_gate, gates)
-            return
-        for gate in gates:
-            connection.execute(self.statements.hold_gate, {"gate": gate})
+    def _enter_gates(self, connection: Connection, changes: Changes) -> None:
+        """Hold the gates of what is to be waited for until the transaction ends; for locks alone."""
+        for name in sorted({turn.name for _, turn in changes.turns}):
+            self._shut(connection, "turn", name)
+        self._pass_gates(connection, (self._gate(wait) for _, wait in changes.waits))
 
-    # --------------------------------------------------------------------- end
+    def _stand_in_line(self, connection: Connection, run_id: str, turns: Sequence[tuple[str, NewTurn]]) -> None:
+        """Places in the lines for locks; one that is free by now is not waited for."""
+        fence = Fence(run_id, 0)
+        connection.execute(
+            self.statements.insert_turn, [of_turn(fence, step, turn, held=False) for step, turn in turns]
+        )
+        for step, turn in turns:
+            if self._is_free(connection, turn.name, run_id, step):
+                raise _TakenBack(Overtaken())
 
-    def finish(
-        self,
-        link: Link,
-        fence: Fence,
-        *,
-        status: str,
-        now: int,
-        lease: int,
-        result: str | None = None,
-        error: str | None = None,
-        parent: Parent | None = None,
-        open_steps: bool = False,
-        patience: float = 0.0,
-    ) -> Aftermath | None:
-        """End the run. Its result is then to be delivered within the lease.
+    def start_over(self, link: Link, fence: Fence, arguments: str, patience: float = 0.0) -> Aftermath | None:
+        """Forget the run's history, and have its body begin again with these arguments. ``None``: the lease is lost."""
+        token = new_token()
+        values = {"at_id": fence.run_id, "at_token": fence.token, "token": token}
 
-        ``parent`` is who called it. ``open_steps``: it has waits or calls that nobody will ask for.
-        """
-        values = {
-            "at_id": fence.run_id,
-            "at_token": fence.token,
-            "status": status,
-            "due_at": now + lease,
-            "finished_at": now,
-            "result": result,
-            "error": error,
-        }
-
-        def end(connection: Connection) -> Aftermath | None:
-            aftermath = Aftermath()
-            if parent is None and not open_steps:
-                ended = connection.execute(self.statements.finish, values).rowcount == 1
-            else:
-                with link.atomic(connection):
-                    caller = self._lock_parent(connection, parent)
-                    ended = connection.execute(self.statements.finish, values).rowcount == 1
-                    if ended:
-                        aftermath = self._answer_parent(connection, caller, fence.run_id, parent, status, result, error)
-                    if ended and open_steps:
-                        aftermath += self._close(connection, [fence.run_id])
-            if ended:
-                return aftermath
-            row = self._row(connection, self.statements.outcome, at_id=fence.run_id)
-            done = row is not None and row["token"] == fence.token and row["status"] == status
-            return Aftermath(wake=(parent.run_id,) if parent else ()) if done else None
-
-        return link.run(end, patience)
-
-    def end_from_outside(
-        self,
-        link: Link,
-        run_id: str,
-        *,
-        status: str,
-        result: str | None = None,
-        error: str | None = None,
-        worker: str | None = None,
-        patience: float = 0.0,
-    ) -> Aftermath | None:
-        """End a run that is over: a hard time limit, a revoke, an ordinary task that has reported. ``None``: it
-        was not there, had ended, or is another worker's."""
-        values = {
-            "at_id": run_id,
-            "token": new_token(),
-            "status": status,
-            "result": result,
-            "error": error,
-            "at_worker": worker,
-        }
-
-        def end(connection: Connection) -> Aftermath | None:
-            parent, kind = self._origin_of(connection, run_id)
+        def over(connection: Connection) -> Aftermath | None:
             with link.atomic(connection):
-                caller = self._lock_parent(connection, parent)
-                if connection.execute(self.statements.end_from_outside, values).rowcount == 0:
-                    return None
-                aftermath = self._answer_parent(connection, caller, run_id, parent, status, result, error)
-                return aftermath + self._close(connection, [run_id]) if kind is None else aftermath
-
-        return link.run(end, patience)
-
-    def _close(self, connection: Connection, ended: list[str]) -> Aftermath:
-        """These runs have ended: nothing that they had open is waited for any more."""
-        connection.execute(self.statements.drop_waits, {"ids": ended})
-        called = list(connection.execute(self.statements.called_by_runs, {"ids": ended}).scalars())
-        connection.execute(self.statements.close_steps, {"ids": ended})
-        return self._cancel(connection, called, "the run that called it has ended")
-
-    def _origin_of(self, connection: Connection, run_id: str) -> tuple[Parent | None, str | None]:
-        """Who calls a run, and whether it is an ordinary task. Never changes, and is read before a transaction: on
-        MySQL the first plain read in one fixes what all later ones see."""
-        row = self._row(connection, self.statements.origin_of, at_id=run_id)
-        if row is None:
-            return None, None
-        return Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None, row["kind"]
-
-    def _lock_parent(self, connection: Connection, parent: Parent | None) -> RowMapping | None:
-        return None if parent is None else self._row(connection, self.statements.lock_parent, at_id=parent.run_id)
-
-    def _answer_parent(
-        self,
-        connection: Connection,
-        caller: RowMapping | None,
-        run_id: str,
-        parent: Parent | None,
-        status: str,
-        result: str | None,
-        error: str | None,
-    ) -> Aftermath:
-        """Record a run's end as the answer of the step that called it, and wake the caller if that is all it needs."""
-        if caller is None or parent is None or caller["status"] in FINISHED:
-            return Aftermath()
-        if status == "cancelled":
-            error = write_error(CallFailed(f"the run {run_id}, which step {parent.step_id!r} called, was cancelled"))
-        values = {"at_id": parent.run_id, "at_step": parent.step_id, "at_child": run_id}
-        if status == "completed":
-            answered = connection.execute(self.statements.answer_call, values | {"result": result}).rowcount
-        else:
-            answered = connection.execute(self.statements.fail_call, values | {"error": error}).rowcount
-        if not answered or caller["status"] != "suspended":
-            return Aftermath()
-        if status == "completed" and (caller["quorum"] or 0) > 1:
-            connection.execute(self.statements.count_down, {"at_id": parent.run_id})
-            return Aftermath()
-        connection.execute(self.statements.wake_runs, {"ids": [parent.run_id], "due_in": _SOON})
-        return Aftermath(wake=(parent.run_id,))
-
-    def is_open_call(self, link: Link, run_id: str) -> bool:
-        """Whether this is an ordinary task that a run called and that has not ended."""
-        return bool(self._rows(link, self.statements.open_call, {"at_id": run_id}))
-
-    # ------------------------------------------------------------------ cancel
-
-    def cancel(self, link: Link, run_id: str, reason: str, *, force: bool = False) -> Aftermath | None:
-        """Have a run cancelled: in its body, which can clean up; or at once, where no body is waiting.
-
-        ``None``: there is no such run, or it has ended.
-        """
-
-        def work(connection: Connection) -> Aftermath | None:
-            parent, _ = self._origin_of(connection, run_id)
-            with link.atomic(connection):
-                caller = self._lock_parent(connection, parent)
-                aftermath = self._cancel(connection, [run_id], reason, force=force)
-                if aftermath == Aftermath():
-                    return None
-                row = self._row(connection, self.statements.outcome, at_id=run_id)
-                if row is not None and row["status"] in FINISHED:
-                    aftermath += self._answer_parent(connection, caller, run_id, parent, "cancelled", None, None)
+                if connection.execute(self.statements.start_over, values).rowcount != 1:
+                    kept = self._has_token(connection, fence.run_id, token)
+                    return Aftermath(wake=(fence.run_id,)) if kept else None
+                aftermath = Aftermath(wake=(fence.run_id,)) + self._close(connection, [fence.run_id])
+                connection.execute(self.statements.forget_rows["step"], {"ids": [fence.run_id]})
+                connection.execute(self.statements.new_arguments, {"at_id": fence.run_id, "arguments": arguments})
                 return aftermath
 
-        return link.run(work)
-
-    def _cancel(self, connection: Connection, run_ids: list[str], reason: str, *, force: bool = False) -> Aftermath:
-        """Cancel runs, in a transaction that holds who called them. Those that have no body to tell end at once."""
-        if not run_ids:
-            return Aftermath()
-        rows = connection.execute(self.statements.lock_for_cancel, {"ids": sorted(run_ids)}).mappings().all()
-        told, ended, tasks = [], [], []
-        for row in rows:
-            if row["status"] in FINISHED:
-                continue
-            if row["kind"] is not None:
-                tasks.append(row["id"])
-            elif force or row["status"] == "paused" or not row["passes"]:
-                ended.append(row["id"])
-            else:
-                told.append(row["id"])
-        values = {"token": new_token(), "due_in": _SOON}
-        if told:
-            connection.execute(self.statements.ask_to_cancel, values | {"ids": told, "reason": reason[:500]})
-        for ids, delivered in ((ended, 0), (tasks, 1)):
-            if ids:
-                end = values | {"ids": ids, "delivered": delivered, "error": None}
-                connection.execute(self.statements.end_cancelled, end)
-        aftermath = Aftermath(wake=(*told, *ended), revoke=tuple(tasks))
-        return aftermath + self._close(connection, ended) if ended else aftermath
+        return link.run(over, patience)
 
 
 def _of_wait(step_id: str, wait: NewWait) -> dict[str, Any]:

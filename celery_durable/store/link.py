@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DurableError
 from .dialects import Dialect
 
 __all__ = ["Link", "explain", "is_transient"]
@@ -66,6 +66,8 @@ class Link:
                 # A pooled connection may have died long ago: one try on a new one costs no patience.
                 if attempt > 1 and time.monotonic() + pause > limit:
                     raise
+            except (DurableError, TypeError, ValueError):
+                raise  # said on purpose, between two statements: the connection is as it was
             except BaseException:
                 self._drop()
                 raise

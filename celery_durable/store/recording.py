@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
-from .base import StoreBase, new_token
+from .base import SOON, StoreBase, new_token
 from .link import Link
 from .records import Fence, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
@@ -105,6 +105,10 @@ class Recording(StoreBase):
         """How a step is recorded now: to learn the outcome of a commit that gave no answer."""
         return link.run(lambda connection: self._status_of(connection, fence.run_id, step_id), patience)
 
+    def recorded_input(self, link: Link, run_id: str, step_id: str) -> RowMapping | None:
+        """What a step was given when it was recorded."""
+        return link.run(lambda at: self._row(at, self.statements.recorded_input, at_id=run_id, at_step=step_id))
+
     def _settling(self, fence: Fence, step: StepWrite) -> dict[str, Any]:
         return self._step_values(step, SETTLING_COLUMNS) | {"at_id": fence.run_id, "at_step": step.id}
 
@@ -160,3 +164,38 @@ class Recording(StoreBase):
             return self._has_token(connection, fence.run_id, token)
 
         return link.run(park, patience)
+
+    def is_held(self, link: Link, fence: Fence) -> bool:
+        """Whether the run was paused, or is to be cancelled, and nobody else has had it since."""
+        values = {"at_id": fence.run_id, "at_token": fence.token}
+        return link.run(lambda connection: connection.execute(self.statements.held_by, values).first() is not None)
+
+    def hand_back(
+        self, link: Link, fence: Fence, steps: Iterable[StepWrite], marks: Mapping[str, int], patience: float = 0.0
+    ) -> tuple[str, str] | None:
+        """Record what came of the steps that were under way when the run was stopped, and let it go.
+
+        Its status, which is ``suspended`` where it is to go on at once, and what it waits for. ``None``: another worker
+        has it.
+        """
+        token, outcomes = new_token(), list(steps)
+        at_run = {"at_id": fence.run_id}
+
+        def give(connection: Connection) -> tuple[str, str] | None:
+            with link.atomic(connection):
+                values = at_run | {"at_token": fence.token, "token": token, "due_in": SOON}
+                if connection.execute(self.statements.hand_back, values).rowcount == 1:
+                    self._write_late(connection, fence, outcomes)
+                    seen = [{**at_run, "at_step": step, "place": place} for step, place in marks.items()]
+                    if seen:
+                        connection.execute(self.statements.mark_seen, seen)
+                row = self._row(connection, self.statements.held_by, **at_run, at_token=token)
+                return None if row is None else (row["status"], row["waiting_on"] or "")
+
+        return link.run(give, patience)
+
+    def _write_late(self, connection: Connection, fence: Fence, steps: list[StepWrite]) -> None:
+        """Steps, some of which an earlier try may have recorded whose answer was lost."""
+        new = {"at_id": fence.run_id, "ids": [step.id for step in steps if not step.known]}
+        there = set(connection.execute(self.statements.step_ids, new).scalars())
+        self._write_steps(connection, fence, [step for step in steps if step.id not in there])

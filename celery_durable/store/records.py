@@ -11,12 +11,16 @@ __all__ = [
     "Aftermath",
     "Changes",
     "Claim",
+    "Deed",
     "Due",
     "Fence",
+    "LogLine",
     "NewEvent",
     "NewRun",
+    "NewTurn",
     "NewWait",
     "NotClaimed",
+    "Origin",
     "Outcome",
     "Overtaken",
     "Parent",
@@ -42,6 +46,16 @@ class NewRun:
     parent: Parent | None = None
     kind: str | None = None
     """``task``: an ordinary Celery task, which no worker claims; its end is reported."""
+    origin: Origin | None = None
+    deed: Deed | None = None
+    """Who has started it by hand."""
+
+
+class Origin(NamedTuple):
+    """The run that another one is a copy of, up to a step or of its input alone."""
+
+    run_id: str
+    step_id: str | None = None
 
 
 class Parent(NamedTuple):
@@ -75,6 +89,14 @@ class Claim:
     parent: Parent | None = None
     cancelling: str | None = None
     """Why the run is being cancelled, if it is."""
+    generation: int = 0
+    """How often the run has continued as new."""
+    restarts: int = 0
+    """How often a person has had it retried after it had failed."""
+    deadline_at: int | None = None
+    """When its ``run_timeout`` is up."""
+    reported: str | None = None
+    """What ``step.set_progress`` said last."""
     history: dict[str, Record] = field(default_factory=dict)
 
 
@@ -82,6 +104,7 @@ class Claim:
 class Outcome:
     """A finished run whose result is for this worker to deliver."""
 
+    fence: Fence
     task: str
     status: str
     result: str | None
@@ -118,6 +141,10 @@ class StepWrite:
     seen: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
+    block: str | None = None
+    """The blocks that it is a branch of. Written with a new row alone."""
+    tries: str | None = None
+    """Its failed attempts before the last one."""
     known: bool = False
     """The step has a row already: it waited, or its start was recorded."""
 
@@ -177,6 +204,14 @@ class NewWait:
 
 
 @dataclass(frozen=True)
+class NewTurn:
+    """A lock that a step waits for, and for how long it may then be held."""
+
+    name: str
+    ttl: int | None = None
+
+
+@dataclass(frozen=True)
 class Changes:
     """What one transaction of a pass writes besides the run's own row."""
 
@@ -193,6 +228,10 @@ class Changes:
     """Of these the waits to be dropped."""
     cancelled: tuple[str, ...] = ()
     """Runs that were called, and that are to be cancelled."""
+    turns: tuple[tuple[str, NewTurn], ...] = ()
+    """Places in the lines for locks, each with its step."""
+    left: tuple[str, ...] = ()
+    """Of the steps that are given up those that stood in a line."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +242,11 @@ class Aftermath:
     """Runs whose message is to be sent: they have something to do now."""
     revoke: tuple[str, ...] = ()
     """Ordinary tasks that were called and that nobody waits for any more."""
+    freed: tuple[str, ...] = ()
+    """Locks that were given back: the first in each line gets it."""
 
     def __add__(self, other: Aftermath) -> Aftermath:
-        return Aftermath(self.wake + other.wake, self.revoke + other.revoke)
+        return Aftermath(self.wake + other.wake, self.revoke + other.revoke, self.freed + other.freed)
 
 
 @dataclass(frozen=True)
@@ -216,3 +257,25 @@ class Overtaken:
     """Steps that were settled from outside since this pass read them."""
     events: dict[str, StoredEvent] = field(default_factory=dict)
     """The events that new waits take, by their steps."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """What a run said by its logger. Its place tells it from another line, also when it is said again."""
+
+    place: str
+    step_id: str | None
+    at: int
+    level: int
+    logger: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Who does what to a run, and why: a row of the audit log."""
+
+    action: str
+    actor: str
+    reason: str | None = None
+    details: str | None = None

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
 from ..errors import ConfigurationError
+from ..model import SchemaState
 from .dialects import dialect_of
 
 __all__ = ["HEAD", "VERSION_TABLE", "check_schema", "migrate", "schema_state"]
 
 VERSION_TABLE = "alembic_version"
-KNOWN = ("0001", "0002", "0003")
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD = KNOWN[-1]
-
-SchemaState = Literal["missing", "old", "current", "newer"]
 
 
 def schema_state(connection: Connection, prefix: str) -> SchemaState:

@@ -10,14 +10,15 @@ from sqlalchemy import Connection, RowMapping
 from ..core.replay import Record
 from ..errors import ConfigurationError, StartConflict
 from ..model import FINISHED
-from .base import Execute, StoreBase, new_token
+from .base import Execute, new_token
+from .lines import Line, Lines
 from .link import Link
 from .records import Claim, Fence, NewRun, NotClaimed, Outcome, Parent
 
 __all__ = ["Starting"]
 
 
-class Starting(StoreBase):
+class Starting(Lines):
     """Starts and claims."""
 
     def start(self, link: Link, run: NewRun, patience: float = 0.0) -> bool:
@@ -50,12 +51,13 @@ class Starting(StoreBase):
         }
 
     def _insert_both(self, execute: Execute, run: NewRun, values: Mapping[str, Any]) -> bool:
-        """The run and its input, and with them that it has had the event which starts it."""
+        """The run and its input, and with them that it has had the event which starts it, and who has started it."""
         inserted: bool = execute(self.statements.insert_run, values).rowcount == 1
         if inserted:
             execute(self.statements.insert_input, values)
             if run.event is not None:
                 execute(self.statements.take, {"at_id": run.id, "event": run.event, "of_step": None})
+            self._note(execute, run.id, run.deed)
         return inserted
 
     def start_claimed(
@@ -94,11 +96,13 @@ class Starting(StoreBase):
             "parent_id": run.parent.run_id if run.parent else None,
             "parent_step": run.parent.step_id if run.parent else None,
             "kind": run.kind,
+            "origin_id": run.origin.run_id if run.origin else None,
+            "origin_step": run.origin.step_id if run.origin else None,
             "sends": 1,
         }
 
     def _insert(self, link: Link, connection: Connection, run: NewRun, values: Mapping[str, Any]) -> bool:
-        if self.statements.start_at_once is not None and run.event is None:
+        if self.statements.start_at_once is not None and run.event is None and run.deed is None:
             return connection.execute(self.statements.start_at_once, values).rowcount == 1
         with link.atomic(connection):
             return self._insert_both(connection.execute, run, values)
@@ -106,15 +110,24 @@ class Starting(StoreBase):
     def _is_own_start(self, execute: Execute, run: NewRun, token: int) -> bool:
         """Whether the row that is there was made by an earlier try of this very start."""
         row = execute(self.statements.started, {"at_id": run.id}).mappings().first()
-        if row is None or (row["task"], row["input_hash"]) == (run.task, run.input_hash):
+        same_copy = row is None or run.origin is None or tuple(run.origin) == (row["origin_id"], row["origin_step"])
+        if row is None or ((row["task"], row["input_hash"]) == (run.task, run.input_hash) and same_copy):
             return row is not None and row["token"] == token
-        other = f"task {row['task']}" if row["task"] != run.task else "other arguments"
+        other = "other arguments" if row["input_hash"] != run.input_hash else "another origin"
+        if row["task"] != run.task:
+            other = f"task {row['task']}"
         raise StartConflict(
             f"a run {run.id!r} was started before with {other}, so it was not started again as {run.task}. "
             "One id is one piece of work: use another task_id, or the same arguments."
         )
 
     # ------------------------------------------------------------------ claim
+
+    def arguments(self, link: Link, run_id: str, patience: float = 0.0) -> str | None:
+        """What a run was started with."""
+        values = {"ids": [run_id]}
+        row = link.run(lambda connection: connection.execute(self.statements.inputs, values).first(), patience)
+        return None if row is None else str(row.arguments)
 
     def claim(
         self,
@@ -125,9 +138,14 @@ class Starting(StoreBase):
         lease: int,
         slack: int = 0,
         code_version: str | None = None,
+        run_timeout: int | None = None,
+        line: Line | None = None,
         patience: float = 0.0,
     ) -> Claim | Outcome | NotClaimed:
-        """Take a run that is due, or the delivery of a finished one; else say why not."""
+        """Take a run that is due, or the delivery of a finished one; else say why not.
+
+        ``line``: it needs a share of a resource, and stands in line for that if there is none.
+        """
         token = new_token()
         values = {
             "at_id": run_id,
@@ -136,9 +154,17 @@ class Starting(StoreBase):
             "lease": lease,
             "slack": slack,
             "code_version": code_version,
+            "run_timeout": run_timeout,
         }
+
+        def take(connection: Connection) -> Claim | Outcome | NotClaimed:
+            if line is None:
+                return self._claim(connection, values)
+            with link.atomic(connection):
+                return self._queued(connection, values, line) or self._claim(connection, values)
+
         try:
-            return link.run(lambda connection: self._claim(connection, values), patience)
+            return link.run(take, patience)
         except ConfigurationError as error:
             # What is stored can't be read here. If the run was taken all the same, it is set aside.
             self.set_aside(link, Fence(run_id, token), f"codec: {error}")
@@ -171,7 +197,8 @@ class Starting(StoreBase):
             return None
         if row["status"] in FINISHED:
             if connection.execute(self.statements.claim_delivery, values).rowcount:
-                return Outcome(row["task"], row["status"], row["result"], row["error"])
+                fence = Fence(values["at_id"], values["token"])
+                return Outcome(fence, row["task"], row["status"], row["result"], row["error"])
             return NotClaimed(row["status"])
         early_by = max(0, (row["wake_at"] or 0) - row["now"])
         return NotClaimed(row["status"], early_by)
@@ -192,5 +219,9 @@ class Starting(StoreBase):
             arguments=row["arguments"],
             parent=Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None,
             cancelling=row["cancelling"],
+            generation=row["generation"] or 0,
+            restarts=row["restarts"] or 0,
+            deadline_at=row["deadline_at"],
+            reported=row["reported"],
             history=history,
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .base import new_token
 from .eventlog import EventLog
-from .handing import Handing
+from .finding import Finding
+from .operating import Operating
+from .sharing import Sharing
 
 __all__ = ["Store", "new_token"]
 
 
-class Store(Handing, EventLog):
+class Store(Operating, Sharing, EventLog, Finding):
     """The durable record of one application."""

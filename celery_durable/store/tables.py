@@ -10,6 +10,8 @@ has to look at the run, unless somebody changes the row before. It is, by status
 * running: when the worker's lease ends
 * completed, failed: when its result has to be delivered by another worker; none once it is
 
+``keep_until`` is when a finished run is forgotten with all its rows.
+
 ``recoveries`` counts the workers that died executing the run since it last recorded a step; ``progress`` is
 the number of steps there were at the last of these deaths.
 
@@ -19,7 +21,19 @@ other. Its ``kind`` is ``task`` where it is an ordinary Celery task, which no wo
 ``quorum`` is how many calls are to end before a parked run has anything to do, ``cancelling`` why it is to be
 cancelled.
 
-``step.seen`` tells in which order the body was given its answers: the order in which a replay gives them.
+``generation`` counts how often the run has continued as new, ``restarts`` how often a person has had it retried: what
+it calls gets ids of its own each time. ``deadline_at`` is when its ``run_timeout`` is up, ``blamed`` names the failed
+steps that it failed of, ``reported`` is what ``step.set_progress`` said last. ``origin_id`` is the run that this one is
+a copy of: up to ``origin_step`` (a fork), or of its input alone (a replay).
+
+``resource`` is what a run with a ``concurrency`` needs a share of while it is executed, ``queued_at`` when it got into
+the line for it. Nothing else is kept of that: who is executed has a share.
+
+``turn`` has a row for each ``step.lock`` that is held (``until`` then) or waited for. ``state`` is what ``step.state``
+holds, ``audit`` who did what to which run, ``log`` what ``get_logger`` was told where that is kept.
+
+``step.seen`` tells in which order the body was given its answers: the order in which a replay gives them. ``block``
+names the blocks that a step is a branch of, ``tries`` holds its failed attempts before the last one.
 
 ``event.due_at`` is likewise when the sweeper has to see to it that an event is dispatched; none once it is. ``wait``
 has a row for each wait that is still open, ``taken`` one for each event that a run has had: by a wait (``step_id``),
@@ -32,6 +46,7 @@ the worker which finished it has for delivering the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql
@@ -75,6 +90,10 @@ class Tables:
     event: Table
     wait: Table
     taken: Table
+    state: Table
+    turn: Table
+    audit: Table
+    log: Table
 
     @classmethod
     def build(cls, prefix: str, sealer: Sealer | None = None) -> Tables:
@@ -89,6 +108,10 @@ class Tables:
             _event(prefix, metadata, payload),
             _wait(prefix, metadata, payload),
             _taken(prefix, metadata),
+            _state(prefix, metadata, payload),
+            _turn(prefix, metadata),
+            _audit(prefix, metadata, payload),
+            _log(prefix, metadata, payload),
         )
 
 
@@ -116,18 +139,41 @@ def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("kind", bounded(12)),
         Column("quorum", Integer),
         Column("cancelling", bounded(500)),
+        Column("generation", Integer),
+        Column("restarts", Integer),
+        Column("origin_id", bounded(MAX_ID)),
+        Column("origin_step", bounded(MAX_ID)),
+        Column("deadline_at", BigInteger),
+        Column("resource", bounded(255)),
+        Column("queued_at", BigInteger),
+        Column("keep_until", BigInteger),
         Column("created_at", BigInteger, nullable=False),
         Column("started_at", BigInteger),
         Column("finished_at", BigInteger),
         Column("delivered_at", BigInteger),
+        Column("blamed", unbounded()),
+        Column("reported", payload),
         Column("result", payload),
         Column("error", payload),
     )
-    due = run.c.due_at.is_not(None)
-    Index(f"ix_{prefix}run_due", run.c.due_at, postgresql_where=due, sqlite_where=due)
-    Index(f"ix_{prefix}run_status", run.c.status, run.c.created_at)
+    _partial_index(f"ix_{prefix}run_due", run.c.due_at)
+    # With all that a count or a page's places ask of a run: no row is read for them.
+    places = (run.c.created_at, run.c.id, run.c.kind)
+    Index(f"ix_{prefix}run_status", run.c.status, *places)
+    Index(f"ix_{prefix}run_task", run.c.task, run.c.status, *places)
     Index(f"ix_{prefix}run_parent", run.c.parent_id)
+    Index(f"ix_{prefix}run_created", run.c.created_at, run.c.id)
+    _partial_index(f"ix_{prefix}run_origin", run.c.origin_id)
+    _partial_index(f"ix_{prefix}run_resource", run.c.resource, run.c.status)
+    _partial_index(f"ix_{prefix}run_queued", run.c.queued_at)
+    _partial_index(f"ix_{prefix}run_keep", run.c.keep_until)
     return run
+
+
+def _partial_index(name: str, column: Column[Any], *more: Column[Any]) -> Index:
+    """An index of the rows alone that have a value in its first column, where the database has such."""
+    there = column.is_not(None)
+    return Index(name, column, *more, postgresql_where=there, sqlite_where=there)
 
 
 def _input(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
@@ -161,6 +207,8 @@ def _step(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("seen", Integer),
         Column("started_at", BigInteger),
         Column("finished_at", BigInteger),
+        Column("block", bounded(MAX_ID)),
+        Column("tries", payload),
     )
 
 
@@ -191,9 +239,8 @@ def _event(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("dispatched_at", BigInteger),
         Column("error", payload),
     )
-    due = event.c.due_at.is_not(None)
     Index(f"ix_{prefix}event_id", event.c.id, unique=True)
-    Index(f"ix_{prefix}event_due", event.c.due_at, postgresql_where=due, sqlite_where=due)
+    _partial_index(f"ix_{prefix}event_due", event.c.due_at)
     Index(f"ix_{prefix}event_key", event.c.name, event.c.key, event.c.emitted_at)
     Index(f"ix_{prefix}event_name", event.c.name, event.c.emitted_at)
     return event
@@ -225,3 +272,62 @@ def _taken(prefix: str, metadata: MetaData) -> Table:
     )
     Index(f"ix_{prefix}taken_event", taken.c.event)
     return taken
+
+
+def _state(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    state = Table(
+        f"{prefix}state",
+        metadata,
+        Column("task", bounded(255), primary_key=True),
+        Column("key", bounded(MAX_ID), primary_key=True),
+        Column("value", payload),
+        Column("version", BigInteger, nullable=False),
+        Column("expires_at", BigInteger),
+    )
+    _partial_index(f"ix_{prefix}state_expires", state.c.expires_at)
+    return state
+
+
+def _turn(prefix: str, metadata: MetaData) -> Table:
+    turn = Table(
+        f"{prefix}turn",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("step_id", bounded(MAX_ID), primary_key=True),
+        Column("name", bounded(MAX_ID), nullable=False),
+        Column("asked_at", BigInteger, nullable=False),
+        Column("ttl", BigInteger),
+        Column("until", BigInteger),
+    )
+    Index(f"ix_{prefix}turn_name", turn.c.name, turn.c.asked_at)
+    return turn
+
+
+def _audit(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    audit = Table(
+        f"{prefix}audit",
+        metadata,
+        Column("seq", counter(), primary_key=True, autoincrement=True),
+        Column("run_id", bounded(MAX_ID)),
+        Column("action", bounded(20), nullable=False),
+        Column("actor", bounded(255), nullable=False),
+        Column("reason", bounded(500)),
+        Column("at", BigInteger, nullable=False),
+        Column("details", payload),
+    )
+    Index(f"ix_{prefix}audit_run", audit.c.run_id)
+    return audit
+
+
+def _log(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
+    return Table(
+        f"{prefix}log",
+        metadata,
+        Column("run_id", bounded(MAX_ID), primary_key=True),
+        Column("place", bounded(100), primary_key=True),
+        Column("step_id", bounded(MAX_ID)),
+        Column("at", BigInteger, nullable=False),
+        Column("level", Integer, nullable=False),
+        Column("logger", bounded(255), nullable=False),
+        Column("message", payload, nullable=False),
+    )

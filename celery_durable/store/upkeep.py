@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +28,19 @@ class Upkeep(StoreBase):
         if rows:
             link.run(lambda connection: connection.execute(self.statements.extend, rows))
 
-    def mark_delivered(self, link: Link, run_ids: Iterable[str]) -> None:
-        """The results of these runs have been handed to Celery, callbacks and all."""
-        ids = list(run_ids)
-        if ids:
-            link.run(lambda connection: connection.execute(self.statements.delivered, {"ids": ids}))
+    def mark_delivered(self, link: Link, ended: Iterable[Fence]) -> None:
+        """The results of these runs have been handed to Celery, callbacks and all; not those of a later end, after a
+        retry."""
+        fences = [tuple(fence) for fence in ended]
+        values = {"fences": fences, "ids": [run_id for run_id, _ in fences]}
+        if fences:
+            link.run(lambda connection: connection.execute(self.statements.delivered, values))
+
+    def mark_told(self, link: Link, run_id: str) -> None:
+        """Celery has refused the message of a run that has ended, and told its users."""
+        row = link.run(lambda connection: self._row(connection, self.statements.outcome, at_id=run_id))
+        if row is not None:
+            self.mark_delivered(link, [Fence(run_id, row["token"])])
 
     def due(self, link: Link, limit: int) -> list[Due]:
         """The runs that time has come for, longest due first, with what is needed to send them."""
@@ -138,9 +146,6 @@ class Upkeep(StoreBase):
         }
         return self._changed(link, self.statements.unregistered, values)
 
-    def resume_paused(self, link: Link, run_id: str) -> bool:
-        return self._changed(link, self.statements.resume_paused, {"at_id": run_id})
-
     def reconsider(self, link: Link, tasks: Iterable[str]) -> int:
         """Let runs that were parked for their code go on: this worker may bring the code that fits."""
         names = list(tasks)
@@ -192,6 +197,22 @@ class Upkeep(StoreBase):
             return row, list(connection.execute(self.statements.get_steps, {"at_id": run_id}).mappings())
 
         return link.run(read)
+
+    def outline(self, link: Link, run_id: str) -> tuple[RowMapping, Sequence[Any]] | None:
+        """A run's row, and of its steps' rows all but the large values."""
+
+        def read(connection: Connection) -> tuple[RowMapping, Sequence[Any]] | None:
+            row = self._row(connection, self.statements.get_run, at_id=run_id)
+            if row is None:
+                return None
+            return row, connection.execute(self.statements.outline_steps, {"at_id": run_id}).all()
+
+        return link.run(read)
+
+    def some_steps(self, link: Link, run_id: str, ids: Iterable[str]) -> list[RowMapping]:
+        """The rows of these steps of a run, of those that it has."""
+        values = {"at_id": run_id, "ids": list(ids)}
+        return link.run(lambda connection: list(connection.execute(self.statements.some_steps, values).mappings()))
 
     def children(self, link: Link, run_id: str) -> list[str]:
         """The runs that a run has called."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..engine.attempt import is_green
-from ..engine.passing import Pass, current_pass
+from ..engine.current import current_pass
+from ..engine.passing import Pass
 from ..engine.tasks import drive
 from ..errors import HistoryMismatch
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
 from celery.utils.time import maybe_iso8601
 
 from ..core.duration import micros, moment
+from .runtime import runtime_of
 
 __all__ = ["delay_of"]
 
@@ -24,4 +25,4 @@ def delay_of(app: Celery, options: dict[str, Any]) -> int:
         eta = maybe_iso8601(eta)
     if isinstance(eta, datetime) and eta.tzinfo is None:
         eta = eta.replace(tzinfo=app.timezone)  # as Celery reads a naive one
-    return max(0, moment(eta) - moment(datetime.now(timezone.utc)))
+    return max(0, moment(eta) - runtime_of(app).now())

@@ -10,21 +10,25 @@ from ..store.records import Aftermath, Due
 from .message import message_form
 from .reporting import error_text, record_end
 from .runtime import runtime_of
+from .sending import follow
 
 __all__ = ["execute_eagerly"]
 
 
-def execute_eagerly(app: Celery, aftermath: Aftermath, *, besides: str) -> None:
+def execute_eagerly(app: Celery, aftermath: Aftermath, *, besides: str | None = None) -> None:
     """Execute the runs that have something to do, but for the one that is being executed.
 
-    Their errors are their callers' to handle, and nothing is sent: a caller that is woken goes on by itself.
+    Their errors are their callers' to handle, and nothing is sent: a caller that is woken goes on by itself, unless
+    nobody is being executed.
     """
     store = runtime_of(app).store
+    if aftermath.freed:
+        follow(app, Aftermath(freed=aftermath.freed))  # whoever waits for a lock is executed by a worker
     for run_id in aftermath.wake:
         if run_id != besides:
             with store.link() as link:
                 due = store.to_send(link, [run_id])
-            if due and due[0].status != "suspended":
+            if due and (besides is None or due[0].status != "suspended"):
                 _execute(app, due[0])
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
+from ..core.codec import encode
 from ..core.match import check_event_id
+from ..engine.current import current_pass, current_step
 from ..engine.events import EVENT_GRACE, new_event
-from ..engine.passing import current_pass, current_step
 from ..engine.where import caller
 from ..errors import DurableError, add_note
 from ..model import EventReceipt
-from ..store.records import NewEvent
+from ..store.records import Deed, NewEvent
 from .apps import the_app
 from .dispatch import announce
 from .install import install
@@ -49,8 +51,9 @@ def emit_by(
     key: str | None = None,
     event_id: str | None = None,
     session: Any = None,
+    deed: Deed | None = None,
 ) -> EventReceipt:
-    """The same for a named app."""
+    """The same for a named app; the deed of who does it is kept with the event."""
     running = current_pass.get()
     if running is not None and current_step.get() is None:
         raise DurableError(
@@ -61,22 +64,23 @@ def emit_by(
     runtime = runtime_of(app)
     new_id = secrets.token_hex(16) if event_id is None else check_event_id(event_id)
     event = new_event(new_id, name, payload, key, max_payload=runtime.settings.max_payload)
+    deed = None if deed is None else replace(deed, details=encode({"event": new_id}))
     if session is None:
-        emitted = _record(runtime, event)
+        emitted = _record(runtime, event, deed)
         if emitted:
             announce(app, new_id, name, key)
     else:
         joined = join(runtime.store, session)
-        emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE)
+        emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE, deed)
         if emitted:
             joined.after_commit(lambda: announce(app, new_id, name, key))
     return EventReceipt(id=new_id, duplicate=not emitted)
 
 
-def _record(runtime: Runtime, event: NewEvent) -> bool:
+def _record(runtime: Runtime, event: NewEvent, deed: Deed | None) -> bool:
     try:
         with runtime.store.link() as link:
-            return runtime.store.emit(link, event, EVENT_GRACE)
+            return runtime.store.emit(link, event, EVENT_GRACE, deed=deed)
     except DBAPIError as error:
         add_note(
             error,

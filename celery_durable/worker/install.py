@@ -12,8 +12,9 @@ from ..core.faults import write_error
 from ..errors import CallFailed
 from .dispatch import event_emitted, queue_dispatch, register_dispatch
 from .reporting import end_dropped, register_reports
+from .revoking import DurableControl, hear_revokes
 from .running import on_task_postrun
-from .runtime import flush_all, runtime_of, stop_handing_out
+from .runtime import flush_all, plain_app, runtime_of, stop_handing_out
 from .sending import follow
 
 __all__ = ["install", "is_installed"]
@@ -27,7 +28,7 @@ def install(app: Any) -> None:
     from .canvas import register_canvas
     from .task import DurableTask
 
-    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    app = plain_app(app)
     if app in _installed:
         return
     _installed.add(app)
@@ -36,7 +37,16 @@ def install(app: Any) -> None:
     register_dispatch(app)
     register_reports(app)
     register_canvas(app, DurableTask)
+    _hear_revokes(app)
     _connect_signals()
+
+
+def _hear_revokes(app: Celery) -> None:
+    """Where somebody else's control is in use, its ``revoke`` reaches the workers at least."""
+    if app.control_cls == Celery.control_cls:
+        app.control_cls = DurableControl
+        app.__dict__.pop("control", None)  # made before
+    hear_revokes()
 
 
 def is_installed(app: Any) -> bool:
@@ -77,6 +87,8 @@ def on_task_revoked(request: Any = None, sender: Any = None, expired: bool = Fal
     runtime = runtime_of(sender.app)
     with runtime.store.link() as link:
         aftermath = runtime.store.end_from_outside(link, request.id, status="cancelled", error=None)
+        if aftermath is None:
+            runtime.store.mark_told(link, request.id)  # it had ended, and Celery has been told now
     if aftermath is not None:
         follow(sender.app, aftermath)
 

@@ -20,11 +20,12 @@ from celery import Celery, Task
 from celery.app.task import Task as PlainTask
 from celery.utils.time import maybe_iso8601
 from kombu import Exchange
-from kombu.serialization import dumps, loads
+from kombu.serialization import dumps, loads, registry
 
 from ..core.codec import decode
 from ..core.duration import SECOND
 from ..model import Event
+from .carrying import attached, collected
 from .schedules import SCHEDULE_HEADER
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "outside_any_request",
     "queue_of",
     "send",
+    "without_callbacks",
 ]
 
 logger = logging.getLogger("celery_durable")
@@ -64,6 +66,22 @@ _MOMENTARY = frozenset(
     }
 )
 
+# What ties a run to whoever has started it.
+_OF_CALLER = frozenset(
+    {
+        "chain",
+        "chord",
+        "expires",
+        "group_id",
+        "group_index",
+        "link",
+        "link_error",
+        "parent_id",
+        "replaced_task_nesting",
+        "root_id",
+    }
+)
+
 # What a task says of its messages: it is asked when one is sent, and this is for a sender that does not know it.
 _OF_TASK = ("queue", "exchange", "routing_key", "priority", "time_limit", "soft_time_limit")
 
@@ -88,11 +106,17 @@ def keep(app: Celery, task: PlainTask | None, options: dict[str, Any]) -> str:
         kept.setdefault("parent_id", parent.request.id)
     kept = {name: value for name, value in kept.items() if value is not None}
     serializer = kept.get("serializer") or getattr(task, "serializer", None) or app.conf.task_serializer
+    return _written(kept, serializer)
+
+
+def _written(kept: dict[str, Any], serializer: str) -> str:
     content_type, encoding, body = dumps(_listed(kept), serializer)
     binary = isinstance(body, bytes) and encoding == "binary"
     if isinstance(body, bytes):
         body = base64.b64encode(body).decode() if binary else body.decode(encoding or "utf-8")
-    return json.dumps({"type": content_type, "encoding": encoding, "body": body, "base64": binary})
+    record: dict[str, Any] = {"type": content_type, "encoding": encoding, "body": body, "base64": binary}
+    carried = collected()
+    return json.dumps(record | {"carried": carried} if carried else record)
 
 
 def _routed(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,17 +154,27 @@ def _listed(value: Any) -> Any:
     return sorted(value) if isinstance(value, (set, frozenset)) else value
 
 
-def _options(app: Celery, kept: str, name: str) -> dict[str, Any]:
-    record = json.loads(kept)
+def _read(app: Celery, record: dict[str, Any]) -> dict[str, Any]:
     body: Any = record["body"]
     if record["base64"]:
         body = base64.b64decode(body)
     accept = (
         {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
     )
-    options = dict(loads(body, record["type"], record["encoding"], accept=accept))
+    return dict(loads(body, record["type"], record["encoding"], accept=accept))
+
+
+def _options(app: Celery, kept: str, name: str) -> dict[str, Any]:
+    options = _read(app, json.loads(kept))
     of_task = options.pop("of_task", {})
     return options if name in app.tasks else of_task | options
+
+
+def without_callbacks(app: Celery, kept: str) -> str:
+    """What was kept of a message, for a run that is started anew: nobody waits for that one's result."""
+    record = json.loads(kept)
+    options = {name: value for name, value in _read(app, record).items() if name not in _OF_CALLER}
+    return _written(options, registry.type_to_name[record["type"]])
 
 
 def _exchange(app: Celery, kept: Any) -> Any:
@@ -200,7 +234,7 @@ def send(
         options["countdown"] = delay / SECOND
     if producer is not None:
         options["producer"] = producer
-    with outside_any_request(app):
+    with attached(kept), outside_any_request(app):
         task = app.tasks.get(name)
         if task is None:
             app.send_task(name, args, kwargs, **options)

@@ -19,7 +19,8 @@ from celery.worker import state
 
 from ..core.codec import encode
 from ..core.faults import bounded_error, write_error
-from ..errors import CallFailed, DurableError, PayloadTooLarge
+from ..engine.settings import measured
+from ..errors import CallFailed, DurableError
 from ..store.link import Link
 from ..store.records import Aftermath, Due
 from .message import queue_of
@@ -113,23 +114,14 @@ def record_end(
     result = None
     if error is None and not status:
         try:
-            result = encode(value, f"the result of {call_id}")
-            _check_size(app, call_id, result)
+            what = f"the result of {call_id}"
+            result = measured(encode(value, what), what, runtime_of(app).settings.max_payload)
         except DurableError as wrong:
             result, error = None, write_error(wrong)
     runtime = runtime_of(app)
     status = status or ("completed" if error is None else "failed")
     with runtime.store.link() as link:
         return runtime.store.end_from_outside(link, call_id, status=status, result=result, error=error)
-
-
-def _check_size(app: Celery, call_id: str, text: str) -> None:
-    limit = runtime_of(app).settings.max_payload
-    if len(text) > limit:
-        raise PayloadTooLarge(
-            f"the result of {call_id} takes {len(text):,} bytes, and durable_max_payload is {limit:,}. Store it "
-            "elsewhere and return where it is, or raise the setting."
-        )
 
 
 def _error_from_backend(app: Celery, call_id: str) -> str:
@@ -145,7 +137,8 @@ def _error_from_backend(app: Celery, call_id: str) -> str:
 
 def error_text(app: Celery, error: BaseException) -> str:
     """The record of an ordinary task's error."""
-    return bounded_error(error, runtime_of(app).settings.max_payload)
+    settings = runtime_of(app).settings
+    return bounded_error(error, settings.max_payload, redact=settings.redaction.text)
 
 
 def _meta(app: Celery, call_id: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
@@ -21,10 +21,10 @@ from ..core.ids import fingerprint
 from ..engine.calls import Target
 from ..engine.control import RunRetry
 from ..engine.executor import Cancelled, Ended, Failed, Finished, Gone, Parked, execute, recorded_end
-from ..engine.passing import Pass
 from ..errors import CallFailed, ConfigurationError, DurableError
+from ..store.lines import Line
 from ..store.link import Link
-from ..store.records import Aftermath, Claim, NewRun, NotClaimed, Outcome
+from ..store.records import Aftermath, Claim, Deed, NewRun, NotClaimed, Outcome
 from .calling import target_of
 from .dispatch import announce
 from .eager import execute_eagerly
@@ -33,6 +33,7 @@ from .reporting import end_dropped
 from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
+from .signals import notice
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -79,9 +80,10 @@ def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
     while True:
         ended = _one_pass(task, request, runtime)
         if not isinstance(ended, Parked) or ended.status != "suspended":
-            value = _tell_celery(task, request, runtime, ended)
-            _note_delivered(request, runtime)
-            return value
+            try:
+                return _tell_celery(task, request, runtime, ended)
+            finally:
+                _note_delivered(request, runtime)
         if ended.wake_at is None and not _is_due(runtime, request.id):
             raise DurableError(
                 f"run {request.id} of {task.name} is executed eagerly and waits for {ended.waiting_on}, which nobody "
@@ -108,6 +110,7 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
             time.sleep(_PAUSE_BEFORE_REJECT)
             logger.error("run %s: the durable database can't be reached (%s); its message goes back", request.id, error)
             raise Reject(f"the durable database can't be reached: {error}", requeue=True) from error
+        request.durable_fence = claimed.fence
         if isinstance(claimed, Outcome):
             logger.info("run %s has finished before; its result is delivered now", request.id)
             return recorded_end(claimed.status, claimed.result, claimed.error)
@@ -119,22 +122,54 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
             return _pass(task, request, runtime, link, claimed)
         finally:
             runtime.keeper.drop(claimed.fence)
+            _let_in(task, request, runtime, link, claimed)
+
+
+def _line_of(task: DurableTask, request: Any, arguments: str | None) -> Line | None:
+    """What the run needs a share of to be executed. In eager mode there is nobody to share with."""
+    if task.concurrency is None or request.is_eager or arguments is None:
+        return None
+    given_args, given_kwargs = decode(arguments)
+    args, kwargs = task.signature_of_run().arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
+    return Line(task.concurrency.resource(task.name, task.run, args, kwargs), task.concurrency.limit)
+
+
+def _let_in(task: DurableTask, request: Any, runtime: Runtime, link: Link, claim: Claim) -> None:
+    """This run is not executed any more: the first in its line has its share."""
+    try:
+        line = _line_of(task, request, claim.arguments)
+        if line is not None:
+            follow(task.app, Aftermath(wake=tuple(runtime.store.let_in(link, line))))
+    except Exception as error:
+        logger.warning("run %s: who is next in its line could not be told (%s); the sweeper does it", request.id, error)
 
 
 def _claim(task: DurableTask, request: Any, runtime: Runtime, link: Link) -> Claim | Outcome:
     store, lease = runtime.store, runtime.settings.lease
     worker = worker_name(request.hostname, os.getpid())
     patience = 0.0 if request.is_eager else _PATIENCE_AT_CLAIM
-    version = task.code_version()
+    version, timeout = task.code_version(), task.length_of("run_timeout")
+    try:
+        line = None
+        if task.concurrency is not None:
+            line = _line_of(task, request, store.arguments(link, request.id, patience))
+    except Exception as error:
+        if isinstance(error, (DBAPIError, ConfigurationError)):
+            raise
+        _set_aside(task, request, runtime, link, error)
     found = store.claim(
-        link, request.id, worker=worker, lease=lease, slack=_EARLY, code_version=version, patience=patience
-    )
+        link, request.id, worker=worker, lease=lease, slack=_EARLY, code_version=version, run_timeout=timeout,
+        line=line, patience=patience,
+    )  # fmt: skip
     if isinstance(found, NotClaimed) and found.status is None:
         if PASS_HEADER in (request.headers or {}) or getattr(request, PASS_HEADER, None) is not None:
             # Sent for a run that was recorded: taken back with the caller's transaction, or pruned since.
             logger.warning("run %s of %s is not in the database: its message is dropped", request.id, task.name)
             raise Dropped("there is no such run")
         run = _unrecorded(task, request, runtime)
+        if task.concurrency is not None or timeout is not None:
+            store.start(link, run, patience)
+            return _claim(task, request, runtime, link)
         taken = store.start_claimed(link, run, worker, lease, version, patience)
         found = taken if taken is not None else NotClaimed("running")
     if isinstance(found, NotClaimed):
@@ -142,6 +177,14 @@ def _claim(task: DurableTask, request: Any, runtime: Runtime, link: Link) -> Cla
         logger.info("run %s %s: this message has nothing to do %s", request.id, state, found.why)
         raise Dropped(f"the run {state}")
     return found
+
+
+def _set_aside(task: DurableTask, request: Any, runtime: Runtime, link: Link, error: Exception) -> NoReturn:
+    """The key of the task's ``concurrency`` can't be made of what this run was given."""
+    reason = f"code: the key of the concurrency of {task.name}: {type(error).__name__}: {error}"
+    logger.error("run %s is paused: %s", request.id, reason)
+    runtime.store.pause_by_hand(link, request.id, Deed("pause", "a worker", reason), waiting_on=reason)
+    raise Dropped(reason) from error
 
 
 def _unrecorded(task: DurableTask, request: Any, runtime: Runtime) -> NewRun:
@@ -162,22 +205,42 @@ def _pass(task: DurableTask, request: Any, runtime: Runtime, link: Link, claim: 
     if task.durable_track_started:
         dispatcher.started()
     request.retries = claim.retries
-    run = Pass(
+    run = runtime.new_pass(
         claim,
         store=runtime.store,
         link=link,
         settings=runtime.settings,
         dispatcher=dispatcher,
         step_retry=task.step_retry or runtime.settings.step_retry,
+        retention=task.length_of("retention"),
     )
     signature = task.signature_of_run()
+    if claim.passes == 1:
+        notice("run_started", task, request)
+    else:
+        notice("run_resumed", task, request, passes=claim.passes)
 
     def body() -> Any:
         given_args, given_kwargs = decode(claim.arguments)
         args, kwargs = signature.arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
         return task.run(*args, **kwargs)
 
-    return execute(run, body, signature.result)
+    ended = execute(run, body, signature.result)
+    _tell_monitors(task, request, claim, ended, run.now())
+    return ended
+
+
+def _tell_monitors(task: DurableTask, request: Any, claim: Claim, ended: Ended, now: int) -> None:
+    if isinstance(ended, Parked):
+        if ended.status == "paused":
+            notice("run_paused", task, request, waiting_on=ended.waiting_on)
+        else:
+            notice("run_suspended", task, request, waiting_on=ended.waiting_on, wake_at=ended.wake_at)
+    elif not isinstance(ended, Gone):
+        error = ended.error if isinstance(ended, Failed) else None
+        status = {Finished: "completed", Failed: "failed"}.get(type(ended), "cancelled")
+        seconds = (now - claim.started_at) / SECOND
+        notice("run_finished", task, request, status=status, seconds=seconds, error=error)
 
 
 def _tell_celery(task: DurableTask, request: Any, runtime: Runtime, ended: Ended) -> Any:
@@ -219,7 +282,7 @@ def _revoke(task: DurableTask, request: Any, why: str) -> None:
 
 
 def _note_delivered(request: Any, runtime: Runtime) -> None:
-    runtime.keeper.delivered(request.id)
+    runtime.keeper.delivered(request.durable_fence)
 
 
 def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
@@ -274,6 +337,17 @@ class MessageDispatcher:
                 type(error).__name__,
                 error,
             )
+
+    def task_name(self) -> str:
+        return str(self._task.name)
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if self._task.typing:
+            self._task.__header__(*args, **kwargs)
+        return self._task.write_arguments(self._runtime, args, kwargs)
+
+    def tell(self, what: str, **facts: Any) -> None:
+        notice(what, self._task, self._request, **facts)
 
     def target(self, signature: Any, queue: str | None) -> Target:
         return target_of(self._task.app, signature, queue, eager=self._request.is_eager)

@@ -8,17 +8,30 @@ import mmap
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from ..core.duration import SECOND
+from ..core.duration import SECOND, moment
 from ..engine.keeper import Keeper
+from ..engine.passing import Pass
 from ..engine.settings import Settings, read_settings
 from ..store.store import Store
 
-__all__ = ["EtaBudget", "Runtime", "runtime_of", "stop_handing_out"]
+__all__ = [
+    "EtaBudget",
+    "Runtime",
+    "flush_all",
+    "plain_app",
+    "runtime_of",
+    "settings_of",
+    "standing_in",
+    "stop_handing_out",
+]
 
 logger = logging.getLogger("celery_durable")
 
@@ -33,16 +46,29 @@ class Runtime:
     """The settings, the store and the keeper of one app. Made at the first use, as late as possible:
     an app may be configured long after its tasks are declared."""
 
-    def __init__(self, app: Celery) -> None:
-        self.settings: Settings = read_settings(app.conf.get, never_retry=(SoftTimeLimitExceeded,))
-        self.store = Store(
-            self.settings.database_url,
-            prefix=self.settings.table_prefix,
-            auto_migrate=self.settings.auto_migrate,
-            sealer=self.settings.sealer,
-        )
-        self.keeper = Keeper(self.store, self.settings.lease)
+    def __init__(self, settings: Settings, store: Store, new_pass: Callable[..., Pass] = Pass) -> None:
+        self.new_pass = new_pass
+        self.settings = settings
+        self.store = store
+        self.keeper = Keeper(store, settings.lease)
         self.etas = EtaBudget()
+
+    @classmethod
+    def of(cls, app: Celery) -> Runtime:
+        """What an app's configuration says."""
+        settings = settings_of(app.conf.get)
+        store = Store(
+            settings.database_url,
+            prefix=settings.table_prefix,
+            auto_migrate=settings.auto_migrate,
+            sealer=settings.sealer,
+            retention=settings.retention,
+        )
+        return cls(settings, store)
+
+    def now(self) -> int:
+        """What time it is here, to compare with what a caller says: it decides nothing that is recorded."""
+        return moment(datetime.now(timezone.utc))
 
     @property
     def stopping(self) -> bool:
@@ -76,16 +102,40 @@ class EtaBudget:
             return True
 
 
+def plain_app(app: Any) -> Any:
+    """The app that a proxy such as ``current_app`` stands for."""
+    return app._get_current_object() if hasattr(app, "_get_current_object") else app
+
+
 def runtime_of(app: Any) -> Runtime:
     """The runtime of an app, made once."""
-    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    app = plain_app(app)
     runtime = _runtimes.get(app)
     if runtime is None:
         with _making:
             runtime = _runtimes.get(app)
             if runtime is None:
-                runtime = _runtimes[app] = Runtime(app)
+                runtime = _runtimes[app] = Runtime.of(app)
     return runtime
+
+
+def settings_of(get: Callable[[str, Any], Any]) -> Settings:
+    """The settings that a configuration holds."""
+    return read_settings(get, never_retry=(SoftTimeLimitExceeded,))
+
+
+@contextmanager
+def standing_in(app: Celery, runtime: Runtime) -> Iterator[None]:
+    """Let an app have this runtime, for a test."""
+    usual = _runtimes.get(app)
+    _runtimes[app] = runtime
+    try:
+        yield
+    finally:
+        if usual is None:
+            del _runtimes[app]
+        else:
+            _runtimes[app] = usual
 
 
 def stop_handing_out(stopping: bool = True) -> None:

@@ -18,9 +18,10 @@ from celery import Celery, signals
 from celery.schedules import crontab, schedstate
 from celery.schedules import schedule as interval_schedule
 
-from ..core.duration import SECOND, as_datetime, micros, moment
+from ..core.duration import SECOND, as_datetime, describe, micros, moment
 from ..core.ids import MAX_ID
 from ..errors import ConfigurationError
+from .runtime import plain_app
 
 __all__ = [
     "SCHEDULE_HEADER",
@@ -30,7 +31,9 @@ __all__ = [
     "check",
     "install_schedules",
     "last_tick",
+    "next_tick",
     "on_schedule",
+    "schedule_says",
     "schedules_of",
     "tick_id",
 ]
@@ -107,6 +110,11 @@ def _shown(schedule: Any) -> str:
     return f"schedule({schedule.run_every!r})" if isinstance(schedule, interval_schedule) else repr(schedule)
 
 
+def schedule_says(schedule: Any) -> str:
+    """A schedule in words."""
+    return _shown(schedule) if type(schedule) is crontab else f"every {describe(_interval(schedule))}"
+
+
 def _interval(schedule: Any) -> int:
     """An interval in microseconds."""
     every = schedule.run_every if isinstance(schedule, interval_schedule) else schedule
@@ -155,6 +163,19 @@ def last_tick(schedule: Any, now: datetime, timezone: tzinfo) -> datetime:
     if type(schedule) is crontab:
         return _last_minute(schedule, now, timezone)
     return _floor(now, _interval(schedule))
+
+
+def next_tick(schedule: Any, after: datetime, timezone: tzinfo) -> datetime:
+    """The first tick that comes after a time, in UTC."""
+    if type(schedule) is not crontab:
+        interval = _interval(schedule)
+        return _floor(after, interval) + timedelta(microseconds=interval)
+    step = _MINUTE
+    while (tick := last_tick(schedule, after + step, timezone)) <= after:
+        step *= 2
+    while (earlier := last_tick(schedule, tick - _MINUTE, timezone)) > after:
+        tick = earlier
+    return tick
 
 
 def _floor(now: datetime, interval: int) -> datetime:
@@ -257,7 +278,7 @@ def install_schedules(app: Any, task: Any) -> None:
     if not schedules_of(triggers):
         return
     check(task.name, triggers)
-    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    app = plain_app(app)
     ours = _entries.setdefault(app, {})
     for key, entry in beat_entries(task.name, triggers).items():
         ours.setdefault(key, entry)

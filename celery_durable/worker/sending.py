@@ -105,19 +105,20 @@ class Sender:
 def follow(app: Celery, aftermath: Aftermath) -> None:
     """Send the messages of runs that have something to do now. What can't be sent the sweeper sends."""
     store = runtime_of(app).store
+    wake = list(aftermath.wake)
     try:
-        if aftermath.wake:
+        if wake or aftermath.freed:
             sender = Sender(app)
             with store.link() as link:
-                for start in range(0, len(aftermath.wake), _BATCH):
-                    batch = list(aftermath.wake[start : start + _BATCH])
-                    sender.send(link, store.to_send(link, batch))
+                wake += [run_id for name in aftermath.freed if (run_id := store.next_turn(link, name)) is not None]
+                for start in range(0, len(wake), _BATCH):
+                    sender.send(link, store.to_send(link, wake[start : start + _BATCH]))
         if aftermath.revoke:
             app.control.revoke(list(aftermath.revoke))
     except Exception as error:
         logger.warning(
             "%d runs have something to do, and could not be told (%s: %s); a worker tells them when the broker is back",
-            len(aftermath.wake),
+            len(wake),
             type(error).__name__,
             error,
         )

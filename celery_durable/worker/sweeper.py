@@ -24,6 +24,7 @@ from ..core.duration import SECOND
 from ..engine.passing import GRACE
 from ..store.link import Link
 from ..store.records import Due, Fence
+from .chores import Chores
 from .dispatch import dispatch_queue, queue_dispatch
 from .message import ignores_result
 from .reporting import held_here, look_after
@@ -37,7 +38,6 @@ logger = logging.getLogger("celery_durable")
 
 LEASE = "sweeper"
 _BATCH = 500
-_FORGET_EVERY = 60.0
 _HOLD_EVERY = 5.0
 
 
@@ -85,7 +85,7 @@ class Sweeper:
         self._ask_at = 0.0
         self._broken: str | None = None
         self._backlog = Backlog(app)
-        self._forget_at = 0.0
+        self._chores = Chores(app, lambda link: not self._stop.is_set() and self._leads(link))
         self._hold_at = 0.0
 
     def start(self) -> None:
@@ -145,8 +145,7 @@ class Sweeper:
             if not again or not self._leads(link):
                 break
         looked_at += self._dispatch_events(link)
-        if time.monotonic() >= self._forget_at:
-            self._forget(link)
+        self._chores.do(link)
         return looked_at
 
     def _dispatch_events(self, link: Link) -> int:
@@ -160,18 +159,6 @@ class Sweeper:
                     queue_dispatch(self._app, event_id)
             store.mark_events_sent(link, [(event_id, grace(sends)) for event_id, sends in events])
         return len(events)
-
-    def _forget(self, link: Link) -> None:
-        """Delete the events that are past their retention, in batches."""
-        forgotten = 0
-        while not self._stop.is_set():
-            batch = self._runtime.store.forget_events(link, self._runtime.settings.event_retention, _BATCH)
-            forgotten += batch
-            if batch < _BATCH or not self._leads(link):
-                self._forget_at = time.monotonic() + _FORGET_EVERY
-                break
-        if forgotten:
-            logger.info("%d events were older than durable_event_retention and are forgotten", forgotten)
 
     def _handle(self, link: Link, batch: list[Due]) -> bool:
         """Do a batch; whether another look is worth it now."""

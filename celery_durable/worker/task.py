@@ -22,12 +22,17 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.boundary import Signature, signature_of
 from ..core.codec import decode, encode
+from ..core.concurrency import Concurrency
+from ..core.duration import Duration, micros
 from ..core.ids import check_run_id, fingerprint
 from ..core.retry import Retry
 from ..engine.control import RunRetry
-from ..engine.passing import GRACE, current_pass
-from ..errors import ConfigurationError, DurableError, PayloadTooLarge, StepFailed, StepTimeout, add_note
+from ..engine.current import current_pass
+from ..engine.passing import GRACE
+from ..engine.settings import measured
+from ..errors import ConfigurationError, DurableError, StepFailed, StepTimeout, add_note
 from ..store.records import NewRun
+from .carrying import attached
 from .coroutines import make_awaited
 from .delays import delay_of
 from .install import install
@@ -59,6 +64,15 @@ class DurableTask(Task):
     #: The retry policy of every step that has none of its own; ``durable_step_retry`` by default.
     step_retry: Retry | None = None
 
+    #: A deadline for the whole run, waits included, such as ``"2h"``: it fails with ``RunTimeout`` then.
+    run_timeout: Duration | None = None
+
+    #: How many runs are executed at once, over all workers; the others stand in line without a worker.
+    concurrency: Concurrency | None = None
+
+    #: How long a finished run is kept; ``durable_retention`` by default.
+    retention: Duration | None = None
+
     # A message is given back to the broker when its worker dies: the lease decides who executes it.
     acks_late = True
     reject_on_worker_lost = True
@@ -74,10 +88,37 @@ class DurableTask(Task):
         make_awaited(cls)
         if cls.step_retry is not None and not isinstance(cls.step_retry, Retry):
             raise ConfigurationError(f"the task {cls.name} has step_retry={cls.step_retry!r}: a Retry(...) is expected")
+        if cls.concurrency is not None:
+            cls._check_concurrency(cls.concurrency)
+        for name in ("run_timeout", "retention"):
+            try:
+                cls.length_of(name)
+            except (TypeError, ValueError) as error:
+                raise ConfigurationError(f"the task {cls.name} has {name}={getattr(cls, name)!r}: {error}") from error
         install_triggers(app, cls)
         if cls.track_started:
             cls.durable_track_started = True
             cls.track_started = False
+
+    @classmethod
+    def _check_concurrency(cls, concurrency: Any) -> None:
+        if not isinstance(concurrency, Concurrency):
+            raise ConfigurationError(
+                f"the task {cls.name} has concurrency={concurrency!r}: a Concurrency(limit, key=...) is expected"
+            )
+        try:
+            concurrency.check(cls.run)
+        except ValueError as error:
+            raise ConfigurationError(f"the task {cls.name} has concurrency={concurrency!r}: {error}") from error
+
+    @classmethod
+    def length_of(cls, name: str) -> int | None:
+        """One of the durations above in microseconds."""
+        value = getattr(cls, name)
+        length = None if value is None else micros(value)
+        if length is not None and length <= 0:
+            raise ValueError(f"a time is expected for {name}, not none at all")
+        return length
 
     # ------------------------------------------------------------------ start
 
@@ -100,7 +141,8 @@ class DurableTask(Task):
         """
         app = self._get_app()
         runtime = runtime_of(app)
-        session, by_event = options.pop("session", None), options.pop("durable_event", None)
+        session = options.pop("session", None)
+        by = {name: options.pop(f"durable_{name}", None) for name in ("event", "deed")}
         task_id = task_id or tick_of(self, options.get("headers"))
         joined = None if session is None else join(runtime.store, session)
         args, kwargs = tuple(args or ()), dict(kwargs or {})
@@ -111,7 +153,7 @@ class DurableTask(Task):
             options = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
         options |= {"link": link, "link_error": link_error, "shadow": shadow}
         options.setdefault("ignore_result", self.ignore_result)
-        run, ahead = self._new_run(runtime, args, kwargs, task_id, options, by_event)
+        run, ahead = self._new_run(runtime, args, kwargs, task_id, options, by)
         retries = options.pop("retries", None)
         if eager:
             # Not by way of Celery's serializer: what is recorded is what the body gets, here as in a worker.
@@ -135,9 +177,10 @@ class DurableTask(Task):
         kwargs: dict[str, Any],
         run_id: str | None,
         options: dict[str, Any],
-        event: int | None,
+        by: dict[str, Any],
     ) -> tuple[NewRun, bool]:
-        """The run as it is to be recorded, and whether its message is to be sent at once."""
+        """The run as it is to be recorded, and whether its message is to be sent at once. ``by``: the event that starts
+        it, or the deed of who does."""
         arguments = self.write_arguments(runtime, args, kwargs)
         delay = delay_of(self._get_app(), options)
         ahead = delay <= runtime.settings.eta_horizon and runtime.etas.take(delay)
@@ -150,7 +193,7 @@ class DurableTask(Task):
             wake_in=delay or None,
             due_in=delay + GRACE if ahead else max(0, delay - runtime.settings.eta_horizon),
             retries=options.get("retries") or 0,
-            event=event,
+            **by,
         )
         return run, ahead
 
@@ -192,7 +235,8 @@ class DurableTask(Task):
         args, kwargs = message_form(decode(run.arguments))
         options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: 0}
         try:
-            super().apply_async(args, kwargs, task_id=run.id, producer=producer, retries=run.retries, **options)
+            with attached(run.message):
+                super().apply_async(args, kwargs, task_id=run.id, producer=producer, retries=run.retries, **options)
         except Exception as error:
             logger.warning(
                 "run %s of %s is recorded, but its message could not be sent (%s: %s). A worker sends it when the "
@@ -214,12 +258,7 @@ class DurableTask(Task):
         what = f"an argument of {self.name}"
         plain_args, plain_kwargs = self.signature_of_run().plain(args, kwargs, what)
         text = encode([plain_args, plain_kwargs], what)
-        if len(text) > runtime.settings.max_payload:
-            raise PayloadTooLarge(
-                f"the arguments of {self.name} take {len(text):,} bytes, and durable_max_payload is "
-                f"{runtime.settings.max_payload:,}. Store them elsewhere and hand over where they are."
-            )
-        return text
+        return measured(text, f"what {self.name} is given", runtime.settings.max_payload)
 
     def code_version(self) -> str | None:
         """A fingerprint of the function's source, recorded with each run."""

@@ -244,7 +244,9 @@ def test_arguments_of_a_bound_method() -> None:
     assert signature_of(Bank().pay).result.annotation == set[int]
 
 
-@pytest.mark.parametrize("fn", [Bank.open, Bank().open, Bank.close, Bank().close], ids=repr)
+@pytest.mark.parametrize(
+    "fn", [Bank.open, Bank().open, Bank.close, Bank().close], ids=["of class", "class of", "static", "its"]
+)
 def test_arguments_of_class_and_static_methods(fn: Callable[..., Any]) -> None:
     assert crossed(fn, "2026-01-01") == ([date(2026, 1, 1)], {})
 

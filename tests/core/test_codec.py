@@ -68,7 +68,7 @@ class Level(IntEnum):
         (1, (2,), [3]),
         set(),
         {1, 2, 3},
-        {"a", 1, None, (1, 2)},
+        pytest.param({"a", 1, None, (1, 2)}, id="a set of several types"),
         frozenset({frozenset({1}), frozenset()}),
         [{"when": NOON, "sums": (Decimal("1.0"), b"x")}],
     ],

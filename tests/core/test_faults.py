@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_durable import errors
-from celery_durable.core.faults import read_error, summary, write_error
+from celery_durable.core.faults import bounded_error, read_error, summary, write_error
 from celery_durable.errors import DurableError, NonRetryable, RetryAfter, StepFailed
 
 
@@ -236,3 +236,35 @@ def test_own_errors_have_a_page() -> None:
     kinds = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
     codes = [kind.code for kind in kinds if issubclass(kind, DurableError)]
     assert len(set(codes)) == len(codes)
+
+
+def raised(error: Exception, depth: int) -> Exception:
+    """The error with a traceback that goes through so many calls."""
+
+    def call(left: int) -> None:
+        if left:
+            call(left - 1)
+        raise error
+
+    try:
+        call(depth)
+    except Exception as caught:
+        return caught
+    raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("room", [0, 200, 500])
+def test_a_large_record_loses_its_traceback_before_its_type(room: int) -> None:
+    """How deep the folders of an installation are must not decide what the body catches."""
+    error = raised(LookupError("no seat"), depth=30)
+    bare = len(write_error(LookupError("no seat")))
+    record = bounded_error(error, bare + room)
+    assert len(record) <= bare + room < len(write_error(error))
+    assert type(read_error(record)) is LookupError
+    assert str(read_error(record)) == "no seat"
+
+
+def test_what_is_still_too_large_is_a_failed_step() -> None:
+    error = bounded_error(LookupError("x" * 5_000), 2_000)
+    assert isinstance(read_error(error), StepFailed)
+    assert "too large to store" in str(read_error(error))

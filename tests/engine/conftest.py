@@ -7,6 +7,7 @@ import pytest
 
 from celery_durable.store.store import Store
 
+from .controls import KINDS, Starting, Undone, starting
 from .driving import Driver
 
 
@@ -28,3 +29,14 @@ def started(store: Store) -> Callable[..., Driver]:
         return driver
 
     return start
+
+
+@pytest.fixture(params=KINDS)
+def start(request: pytest.FixtureRequest, store: Store) -> Starting:
+    """The same for a body that is written once, and is executed as both kinds of tasks."""
+    return starting(store, request.param)
+
+
+@pytest.fixture
+def undone() -> Undone:
+    return Undone()

@@ -34,6 +34,7 @@ class Noted:
     announced: list[str] = field(default_factory=list)
     woken: list[int] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     followed: Aftermath = field(default_factory=Aftermath)
     is_stopping: bool = False
 
@@ -53,6 +54,15 @@ class Noted:
             return NewRun(run_id, name, arguments, fingerprint(arguments), "{}", kind=kind)
 
         return Target(name, arguments, Boundary(), new_run)
+
+    def task_name(self) -> str:
+        return "t"
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return encode([list(args), kwargs])
+
+    def tell(self, what: str, **facts: Any) -> None:
+        self.told.append(what)
 
     def follow(self, aftermath: Aftermath) -> None:
         self.followed += aftermath

@@ -40,7 +40,7 @@ def later(driver: Driver, seconds: float, run_id: str = "r1") -> None:
             )
 
 
-def passes(driver: Driver, most: int = 30) -> tuple[Ended, list[list[Any]]]:
+def passes(driver: Driver, most: int = 300) -> tuple[Ended, list[list[Any]]]:
     """All passes of a run whose body is given a list to log to, and their logs: each is the last one, gone on with."""
     logs: list[list[Any]] = []
     for _ in range(most):

@@ -200,7 +200,7 @@ def test_an_attempt_that_takes_too_long_is_tried_again(started: Started) -> None
         return str(await awaited("done", 60 if len(attempts) == 1 else 0))
 
     async def body() -> str:
-        return await step.options(timeout=0.02).run("work", work)
+        return await step.options(timeout=1.0).run("work", work)
 
     driver = started(body)
     assert isinstance(driver.one_pass(), Parked)

@@ -98,6 +98,36 @@ def test_a_worker_that_dies_at_some_write(
     assert len(rows(driver.store, "event")) == 1
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", range(1, 4))
+def test_losers_do_not_go_on_where_a_worker_died_behind_the_race(
+    started: Started, monkeypatch: pytest.MonkeyPatch, at: int, after: bool
+) -> None:
+    """All had ended and were recorded before; that they were given up is recorded with what follows the race."""
+
+    async def at_once(value: Any) -> Any:
+        return value
+
+    async def body() -> Any:
+        async def branch(name: str) -> Any:
+            await step.run(f"{name} first", at_once, name)
+            return await step.run(f"{name} second", at_once, name)
+
+        quick = asyncio.ensure_future(step.run("quick", at_once, "quick"))
+        tasks = {quick, *(asyncio.ensure_future(branch(name)) for name in "abc")}
+        done, losers = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in losers:
+            task.cancel()
+        await asyncio.gather(*losers, return_exceptions=True)
+        paid = await step.run("pay", awaited, [task.result() for task in done])
+        await step.sleep("nap", "1h")
+        return paid
+
+    driver = started(body)
+    assert crash_and_go_on(driver, Crash(at, after), monkeypatch) == Finished(["quick"])
+    assert not [name for name in driver.steps() if name.endswith("second")]
+
+
 # -- Any program
 
 

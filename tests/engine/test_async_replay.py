@@ -11,7 +11,7 @@ import pytest
 
 from celery_durable.aio import step
 from celery_durable.engine.control import RunRetry
-from celery_durable.engine.executor import Finished
+from celery_durable.engine.executor import Finished, Parked
 from celery_durable.store.store import Store
 
 from .blocks import end_child
@@ -78,6 +78,30 @@ def test_answers_from_outside_come_in_the_order_of_the_first_pass(store: Store, 
     assert ended == Finished("done")
     assert logs[-1][:2] == log
     assert sorted(logs[-1]) == ["a", "b", "c", "d"]
+
+
+def test_an_answer_from_outside_comes_after_what_a_replay_has_yet_to_ask_for(store: Store, started: Started) -> None:
+    async def body(log: list[Any]) -> str:
+        async def behind_a_thread() -> None:
+            await asyncio.to_thread(slept, None, 0.1)  # no step: each pass waits for it
+            log.append(await step.run("behind a thread", awaited, "behind a thread"))
+
+        async def outside() -> None:
+            await step.wait_for_event("told")
+            log.append("told")
+
+        await asyncio.gather(behind_a_thread(), outside())
+        await step.sleep("nap", "1h")
+        return "done"
+
+    driver = started(body)
+    first: list[Any] = []
+    assert driver.one_pass("r1", first) == Parked("the event 'told'")
+    assert first == ["behind a thread"]
+    assert dispatch(store, emit(store, "told")) == ["r1"]
+    ended, logs = passes(driver)
+    assert ended == Finished("done")
+    assert logs == [["behind a thread", "told"]] * 2
 
 
 def test_sleeps_that_are_over_come_in_the_order_of_their_ends(started: Started) -> None:
@@ -195,6 +219,38 @@ def test_a_loser_that_had_ended_as_well_stays_cancelled(started: Started) -> Non
     ended, logs = passes(started(body))
     assert ended == Finished("done")
     assert logs == [[["first"], ["first", "cancelled"]]] * 2
+
+
+async def at_once(value: Any) -> Any:
+    """An async step that ends before the loop waits for anything."""
+    return value
+
+
+def test_losers_that_end_before_the_first_answer_is_told_do_not_go_on(started: Started) -> None:
+    """All are recorded together in the first pass, whose clock stands still as in a replay; the body is given the first
+    answer, and cancels the others."""
+
+    async def body(log: list[Any]) -> str:
+        async def branch(number: int) -> None:
+            log.append(await step.run(f"{number}-first", at_once, number))
+            log.append(await step.run(f"{number}-second", at_once, number))
+
+        first = asyncio.ensure_future(step.run("first", at_once, "first"))
+        tasks = {first, *(asyncio.ensure_future(branch(number)) for number in range(8))}
+        done, losers = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.append([task.result() for task in done])
+        for task in losers:
+            task.cancel()
+        await asyncio.gather(*losers, return_exceptions=True)
+        log.append(sum(task.cancelled() for task in losers))
+        await step.sleep("nap", "1h")
+        return "done"
+
+    driver = started(body)
+    ended, logs = passes(driver)
+    assert ended == Finished("done")
+    assert logs == [[["first"], 8]] * 2
+    assert not [name for name in driver.steps() if name.endswith("second")]
 
 
 @pytest.mark.parametrize("beside", ["drawn", "emit", "at most once"])

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from celery_durable.aio import step
+from celery_durable.engine.executor import Finished
 from tests.waiting import wait_until
 
 from .blocks import ONCE
-from .test_async import Order, Started, awaited, order
+from .test_async import Order, Started, awaited, order, passes
 
 flavour: contextvars.ContextVar[str] = contextvars.ContextVar("flavour", default="none")
 
@@ -188,3 +189,35 @@ def test_context_variables_reach_steps(started: Started) -> None:
         return [*found, flavour.get()]
 
     assert started(body).value() == [["a", "a"], ["b", "b"], "body", "body"]
+
+
+# -- A transaction beside other steps
+
+
+def test_a_transaction_has_its_place_when_the_body_is_told(started: Started) -> None:
+    """It has been committed when the other step ends, and the loop hears of it when the body was told of that one."""
+    committed, told = threading.Event(), threading.Event()
+
+    def tell(what: str, **facts: Any) -> None:
+        if what == "step_returned" and facts["step"].kind == "transaction":
+            committed.set()
+            assert told.wait(30)
+
+    async def body(log: list[Any]) -> str:
+        async def transaction() -> None:
+            log.append(await step.transaction("transaction", lambda session: "transaction"))
+
+        async def beside() -> None:
+            assert await step.run("beside", committed.wait, 30)
+            log.append("beside")
+            told.set()
+
+        await asyncio.gather(transaction(), beside())
+        await step.sleep("nap", "1h")
+        return "done"
+
+    driver = started(body)
+    driver.dispatcher.tell = tell  # type: ignore[method-assign]
+    ended, logs = passes(driver)
+    assert ended == Finished("done")
+    assert logs == [["beside", "transaction"]] * 2

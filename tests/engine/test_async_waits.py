@@ -302,6 +302,35 @@ def test_a_timeout_around_several_steps(started: Started) -> None:
     assert driver.steps()["nap-1"]["status"] == "cancelled"
 
 
+def test_a_timeout_around_steps_that_leave_the_loop_no_rest(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always something to hand over, so that the timeout can't wait until there is not."""
+    monkeypatch.setattr("celery_durable.engine.loop._AT_THE_LATEST", 0.05)
+
+    async def at_once(value: Any) -> Any:
+        return value
+
+    async def body(log: list[Any]) -> str:
+        async def without_end(name: str) -> None:
+            number = 0
+            while True:
+                log.append(await step.run(f"{name}-{number}", at_once, number))
+                number += 1
+
+        await step.run("begin", awaited, None)  # the loop rests, and from here on time passes
+        try:
+            await asyncio.wait_for(asyncio.gather(*[without_end(name) for name in "abc"]), 0.01)
+        except asyncio.TimeoutError:
+            log.append("timeout")
+        log.append(await step.run("behind", awaited, "behind"))
+        await step.sleep("nap", "1h")
+        return "done"
+
+    ended, logs = passes(started(body))
+    assert ended == Finished("done")
+    assert logs[0][-2:] == ["timeout", "behind"]
+    assert logs[1] == logs[0]
+
+
 @since_3_11
 def test_timeouts_in_timeouts_and_rescheduled_ones(started: Started) -> None:
     async def body(log: list[Any]) -> str:

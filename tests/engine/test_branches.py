@@ -184,7 +184,7 @@ def test_options_of_a_block_are_those_of_its_branches(started: Started) -> None:
     let_go = threading.Event()
 
     def body() -> list[str]:
-        with step.options(retry=Retry(max_attempts=2, delay="1h"), timeout=0.1).parallel(settle=True) as p:
+        with step.options(retry=Retry(max_attempts=2, delay="1h"), timeout=1.0).parallel(settle=True) as p:
             futures: list[Any] = [p.run("a", flaky, "a")]
             slow = p.run("slow", let_go.wait, 60)
             own = p.options(retry=ONCE).run("own", flaky, "own")

@@ -32,6 +32,7 @@ from celery_durable.store.store import Store
 from celery_durable.worker import dispatch as dispatching
 
 from .driving import LEASE, Driver
+from .watched import WatchedStore, watched
 
 HOUR = 3_600 * SECOND
 PAYLOADS: list[Any] = [{"n": 1}, {"n": 2, "in": {"it": [0, {"x": True}]}}, {"n": 1, "in": {"it": [0, {"x": 1}]}}]
@@ -78,27 +79,7 @@ planned = st.tuples(st.sampled_from([1, 1, 2, 2, 3, 4, 5]), what, some, emits)
 plans = st.none() | planned | planned
 
 
-class Watched(Store):
-    """A store with the test's clock, that tells before each operation."""
-
-    clock = 0
-    tell: Callable[[], object] = staticmethod(lambda: None)
-
-    def tune(self, connection: Any, _record: Any) -> None:
-        connection.create_function("julianday", 1, lambda _: 2440587.5 + self.clock / 86_400_000_000)
-        connection.execute("PRAGMA synchronous = OFF")
-
-
-def _watched(name: str) -> Any:
-    def call(store: Watched, *args: Any, **kwargs: Any) -> Any:
-        store.tell()
-        return getattr(Store, name)(store, *args, **kwargs)
-
-    return call
-
-
-for _name in OPERATIONS:
-    setattr(Watched, _name, _watched(_name))
+Watched = watched(*OPERATIONS)
 
 
 @dataclass
@@ -157,7 +138,7 @@ class Rows:
 
 
 class Orders(RuleBasedStateMachine):
-    store: Watched
+    store: WatchedStore
 
     def __init__(self) -> None:
         super().__init__()

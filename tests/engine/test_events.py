@@ -18,7 +18,7 @@ from celery_durable.core.codec import decode, encode
 from celery_durable.engine.events import EVENT_GRACE, event_of, new_event
 from celery_durable.engine.executor import Cancelled, Failed, Finished, Parked
 from celery_durable.engine.settings import Settings
-from celery_durable.store.records import Claim
+from celery_durable.store.records import Claim, Deed
 from celery_durable.store.store import Store
 from celery_durable.worker.emitting import emit_by
 
@@ -155,7 +155,7 @@ def test_a_paused_run_is_answered_and_not_woken(store: Store, started: Started) 
     assert dispatch(store, emit(store, "a", 1)) == []
     assert driver.run()["status"] == "paused"
     with store.link() as link:
-        assert store.resume_paused(link, "r1")
+        assert store.resume_by_hand(link, "r1", Deed("resume", "x"))
     assert driver.one_pass() == Finished([1])
 
 
@@ -319,7 +319,8 @@ def test_code_that_waits_for_something_else(
     if strict:
         assert isinstance(ended, Parked)
         assert ended.status == "paused"
-        assert "step 'w' of run r1 was recorded as the input" in ended.waiting_on
+        assert 'recorded: a \'wait\' step, given {"event": "a"' in ended.waiting_on
+        assert 'the code: a \'wait\' step, given {"event": "b"' in ended.waiting_on
     else:  # what was registered is what counts
         assert isinstance(ended, Finished)
         assert ended.value.payload == 1
@@ -333,11 +334,12 @@ def test_code_that_asks_for_another_kind_of_step(store: Store, started: Started)
     for kind, driver.body in bodies.items():
         driver.let_time_pass()
         with store.link() as link:
-            store.resume_paused(link, "r1")
+            store.resume_by_hand(link, "r1", Deed("resume", "x"))
             store.recover(link, claim(driver).fence)
         ended = driver.one_pass()
         assert isinstance(ended, Parked)
-        assert f"was recorded as a 'wait' step, and the code now asks for a {kind!r} step" in ended.waiting_on
+        assert "recorded: a 'wait' step, given" in ended.waiting_on
+        assert f"the code: a {kind!r} step" in ended.waiting_on
 
 
 # -- Emitting in a run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from pydantic import BaseModel, field_serializer
 
 from celery_durable import step
+from celery_durable.engine.current import current_pass
 from celery_durable.engine.executor import Failed, Finished, Gone, Parked
-from celery_durable.engine.passing import current_pass
 from celery_durable.engine.settings import Settings
 from celery_durable.store.records import Claim, Fence
 
@@ -179,6 +180,13 @@ def test_an_error_of_the_run_that_is_too_large_is_shortened(started: Started) ->
 def test_nothing_of_the_pass_is_left_behind(started: Started) -> None:
     driver = started(lambda: step.sleep("nap", "1h"))
     driver.one_pass()
+    assert current_pass.get() is None
+
+
+def test_nothing_is_left_behind_by_a_process_that_is_told_to_exit(started: Started) -> None:
+    driver = started(sys.exit)
+    with pytest.raises(SystemExit):
+        driver.one_pass()
     assert current_pass.get() is None
 
 

@@ -271,7 +271,8 @@ def test_another_kind_of_step_pauses_the_run(started: Started) -> None:
     assert ended.status == "paused"
     run = driver.run()
     assert (run["status"], run["due_at"]) == ("paused", None)
-    assert run["waiting_on"].startswith("code: step 'a' of run r1 was recorded as a 'run' step, and the code now asks")
+    assert run["waiting_on"].startswith("code: step 'a' of run r1 does not fit what was recorded.\n")
+    assert "recorded: a 'run' step" in run["waiting_on"]
     assert "step.patched" in ended.waiting_on
     assert __file__ in ended.waiting_on
     assert driver.dispatcher.announced[-1] == ended.waiting_on

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from celery_durable import EventTimeout, NonRetryable, Retry, StepInterrupted, step
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.control import RunRetry
-from celery_durable.engine.passing import current_pass
+from celery_durable.engine.current import current_pass
 
 __all__ = ["AT_ONCE", "CORPUS", "LATER", "Notes", "Shape", "insert", "key", "shape", "work"]
 

@@ -165,6 +165,7 @@ def drive(driver: Driver, run_id: str, commits: Commits | None = None, most: int
     """
     for _ in range(most):
         with _pausing(commits):
+            _hand_on_locks(driver.store)
             run = driver.run(run_id)
             if run["status"] == "suspended" and "'outside'" in run["waiting_on"]:
                 answer(driver.store, run_id)
@@ -183,6 +184,13 @@ def drive(driver: Driver, run_id: str, commits: Commits | None = None, most: int
 
 def _pausing(commits: Commits | None) -> contextlib.AbstractContextManager[None]:
     return commits.pausing() if commits else contextlib.nullcontext()
+
+
+def _hand_on_locks(store: Store) -> None:
+    """What the sweeper does about locks that are free and waited for."""
+    with store.link() as link:
+        for name in store.free_locks(link, 10):
+            store.next_turn(link, name)
 
 
 def _is_due(driver: Driver, run_id: str) -> bool:

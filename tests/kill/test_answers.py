@@ -5,7 +5,7 @@ What the body was told in that pass it is told in every later one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,11 +21,8 @@ from .killing import Commits, answer
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    opened = Store(database_url)
-    opened.migrate()
-    yield opened
-    opened.engine.dispose()
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 Told = list[tuple[str, Any]]

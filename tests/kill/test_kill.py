@@ -26,7 +26,7 @@ from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
 from .corpus import Notes, Shape
-from .corpus_async import CORPUS
+from .corpus_control import CORPUS
 from .killing import Cast, Commits, complete, die, drive, in_child, lose
 
 
@@ -72,9 +72,16 @@ ENDS = {
     "cancelled_by_timeout": "cancelled",
     "cancelled_run": "cancelled",
     "cancelled_with_its_calls": "cancelled",
+    "rolled_back": "failed",
+    "rolled_back_in_part": "failed",
+    "rolled_back_by_cancelling": "cancelled",
+    "rolled_back_with_its_calls": "cancelled",
+    "async_rolled_back": "failed",
+    "locked_and_failing": "failed",
+    "locked_and_cancelled": "cancelled",
 }
 """The shapes that do not end well."""
-COMPARED = ("position", "kind", "function", "status", "input", "input_hash", "result", "attempts", "heartbeat")
+COMPARED = ("position", "kind", "function", "status", "input", "input_hash", "result", "attempts", "heartbeat", "block")
 
 
 def ending(driver: Cast, run_id: str, names: dict[str, str] | None = None) -> Ending:
@@ -189,6 +196,10 @@ class Case:
 
     def check(self, run_id: str) -> None:
         self._compare(ending(self.driver, run_id), self.expected)
+        with self.driver.store.engine.connect() as connection:
+            turn = self.driver.store.tables.turn
+            ids = [run_id, *_names_below(self.driver, run_id)]
+            assert connection.execute(turn.select().where(turn.c.run_id.in_(ids))).all() == []  # all locks are free
 
     def _compare(self, found: Ending, expected: Ending) -> None:
         shape = self.shape

@@ -115,7 +115,7 @@ def test_a_countdown(stage: Stage) -> None:
     began = time.monotonic()
     result = tasks.calls_later.delay(2)
     assert ended(stage, result).result == [4, 3, 4]
-    assert 2 <= time.monotonic() - began < 10
+    assert time.monotonic() - began >= 2
 
 
 def test_a_countdown_of_a_whole_canvas(stage: Stage) -> None:

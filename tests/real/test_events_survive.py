@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from celery_durable import emit
+from celery_durable import Durable, emit
 from tests.real.conftest import build
 from tests.real.effects import effects
 from tests.real.event_tasks import waits, waits_twice
@@ -65,6 +65,7 @@ def test_emits_that_meet_waits_being_registered(racing_stage: Stage) -> None:
     runs, stage = int(os.environ.get("DURABLE_RACE_RUNS", "400")), racing_stage
     results: dict[int, Any] = {}
     luck = random.Random(5)
+    emit = Durable(stage.app).emit  # a thread has no current app
 
     def emit_second(numbers: list[int]) -> None:
         for number in numbers:

@@ -10,12 +10,8 @@ from celery_durable.store.store import Store
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    """An empty store, on each database in turn."""
-    opened = Store(database_url)
-    opened.migrate()
-    yield opened
-    opened.engine.dispose()
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from celery_durable import Retry, step
 from celery_durable.core.codec import encode
 from celery_durable.engine.events import event_of, new_event
 from celery_durable.engine.executor import Failed, Finished, Parked
+from celery_durable.store.records import Fence
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
@@ -201,7 +202,7 @@ def test_a_transaction_is_one_commit(store: Store, counter: Counter) -> None:
 
 def test_delivery_marks_share_a_statement(store: Store, counter: Counter) -> None:
     with store.link() as link:
-        store.mark_delivered(link, ["r1", "r2", "r3"])
+        store.mark_delivered(link, [Fence(f"r{number}", 1) for number in range(3)])
     assert counter.take() == (1, 1)
 
 

@@ -9,13 +9,19 @@ import pytest
 from celery_durable.core.faults import read_error
 from celery_durable.errors import CallFailed
 from celery_durable.store.link import Link
-from celery_durable.store.records import Aftermath, Changes, Claim, NotClaimed
+from celery_durable.store.records import Aftermath, Changes, Claim, Deed, NotClaimed, Outcome, StepWrite
 from celery_durable.store.store import Store
 
 from .calling import a_call, called, calls_of, changed, done, ended, open_waits, parked, step_of, waiting_for
 from .making import LEASE, a_step, claimed, lease_of, new_run, put, run_row, step_rows, taken
 
 NOTHING = Aftermath()
+
+
+def handed_back(store: Store, link: Link, claim: Claim, *steps: StepWrite, **marks: Any) -> tuple[str, str] | None:
+    """What a pass does that finds its run stopped, and has these outcomes."""
+    assert store.is_held(link, claim.fence) == (run_row(store, link, claim.fence.run_id)["token"] == claim.fence.token)
+    return store.hand_back(link, claim.fence, steps, marks.get("marks", {}))
 
 
 def status(store: Store, link: Link, run_id: str = "r1") -> str:
@@ -32,18 +38,17 @@ def test_a_run_that_never_began_ends_at_once_and_is_delivered(store: Store, link
     assert row["finished_at"] is not None
     assert 0 < row["due_at"] - store.now(link) <= 3_000_000
     found = store.claim(link, "r1", worker="w/1", lease=LEASE)  # who delivers it
-    assert getattr(found, "status", None) == "cancelled"
-    assert not isinstance(found, NotClaimed)
-    store.mark_delivered(link, ["r1"])
+    assert isinstance(found, Outcome)
+    assert found.status == "cancelled"
+    store.mark_delivered(link, [found.fence])
     assert run_row(store, link)["due_at"] is None
 
 
-@pytest.mark.parametrize("before", ["running", "suspended", "asleep"])
+@pytest.mark.parametrize("before", ["suspended", "asleep"])
 def test_a_run_in_its_body_is_asked(store: Store, link: Link, before: str) -> None:
     claim = taken(store, link)
     changed(store, link, claim, waiting_for(claim, "paid"))
-    if before != "running":
-        parked(store, link, claim, wake_at=claim.now + LEASE if before == "asleep" else None, quorum=3)
+    parked(store, link, claim, wake_at=claim.now + LEASE if before == "asleep" else None, quorum=3)
     assert store.cancel(link, "r1", "not needed") == Aftermath(wake=("r1",))
     row = run_row(store, link)
     assert (row["status"], row["cancelling"], row["waiting_on"]) == ("suspended", "not needed", "its cancelling")
@@ -55,8 +60,59 @@ def test_a_run_in_its_body_is_asked(store: Store, link: Link, before: str) -> No
     assert claimed(store, link).cancelling == "not needed"
 
 
+def test_a_run_with_a_step_under_way_is_asked_when_that_is_recorded(store: Store, link: Link) -> None:
+    claim = taken(store, link)
+    changed(store, link, claim, waiting_for(claim, "paid"))
+    assert store.cancel(link, "r1", "not needed") == Aftermath(wake=("r1",))
+    row = run_row(store, link)
+    assert (row["status"], row["cancelling"]) == ("suspended", "not needed")
+    assert row["wake_at"] == row["due_at"] == claim.now + LEASE, "the lease of its worker, who may die"
+    assert isinstance(store.claim(link, "r1", worker="w/2", lease=LEASE), NotClaimed)
+    assert store.record(link, claim.fence, a_step("late"), lease_of(claim)) is False
+    assert ended(store, link, claim) is None
+    assert handed_back(store, link, claim, a_step("late", position=1)) == ("suspended", "its cancelling")
+    row = run_row(store, link)
+    assert row["wake_at"] <= store.now(link)
+    assert 0 < row["due_at"] - store.now(link) <= 3_000_000
+    assert handed_back(store, link, claim, a_step("too late", position=2)) is None
+    told = claimed(store, link)
+    assert (told.cancelling, set(told.history)) == ("not needed", {"paid", "late"})
+
+
+def test_what_is_under_way_is_recorded_of_a_run_that_is_paused(store: Store, link: Link) -> None:
+    claim = taken(store, link)
+    assert store.record(link, claim.fence, a_step("known", status="started", result=None), lease_of(claim))
+    lease_until = run_row(store, link)["due_at"]
+    assert store.pause_by_hand(link, "r1", Deed("pause", "anna"))
+    row = run_row(store, link)
+    assert (row["status"], row["due_at"], row["wake_at"]) == ("paused", None, lease_until)
+    steps = [a_step("known", known=True), a_step("new", position=1)]
+    assert handed_back(store, link, claim, *steps, marks={"known": 7}) == ("paused", "paused: by anna")
+    rows = step_rows(store, link)
+    assert {name: row["status"] for name, row in rows.items()} == {"known": "completed", "new": "completed"}
+    assert rows["known"]["seen"] == 7
+    assert store.resume_by_hand(link, "r1", Deed("resume", "anna"))
+    assert set(claimed(store, link).history) == {"known", "new"}
+
+
+def test_a_run_that_is_resumed_too_early_is_its_workers(store: Store, link: Link) -> None:
+    """Until its lease ends, which is extended meanwhile."""
+    claim = taken(store, link)
+    store.pause_by_hand(link, "r1", Deed("pause", "anna"))
+    store.extend(link, [claim.fence], 2 * LEASE)
+    store.resume_by_hand(link, "r1", Deed("resume", "anna"))
+    row = run_row(store, link)
+    assert (row["status"], row["waiting_on"]) == ("suspended", "the step that is under way")
+    assert row["due_at"] == row["wake_at"] > claim.now + LEASE
+    store.extend(link, [claim.fence], 3 * LEASE)
+    assert run_row(store, link)["due_at"] > claim.now + 2 * LEASE
+    put(store, link, wake_at=claim.now)
+    assert claimed(store, link).fence != claim.fence
+    assert handed_back(store, link, claim, a_step("too late")) is None
+
+
 def test_an_end_of_a_run_that_is_asked_is_its_bodys(store: Store, link: Link) -> None:
-    taken(store, link)
+    parked(store, link, taken(store, link))
     store.cancel(link, "r1", "x" * 900)
     claim = claimed(store, link)
     assert claim.cancelling == "x" * 500
@@ -96,15 +152,14 @@ def test_an_ordinary_task_is_over_and_revoked(store: Store, link: Link) -> None:
 def test_cancelling_twice_is_cancelling_once(store: Store, link: Link, state: str) -> None:
     store.start(link, new_run())
     if state != "pending":
-        claimed(store, link)
+        claim = claimed(store, link)
         put(store, link, status=state)
     assert store.cancel(link, "r1", "first") == Aftermath(wake=("r1",))
     found = store.cancel(link, "r1", "second")
+    assert found is None
     if state == "running":
-        assert found == Aftermath(wake=("r1",))
-        assert claimed(store, link).cancelling == "second"
-    else:
-        assert found is None
+        assert handed_back(store, link, claim) is not None
+        assert claimed(store, link).cancelling == "first"
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
@@ -124,14 +179,17 @@ def test_nothing_is_to_be_cancelled(store: Store, link: Link, end: str) -> None:
 def test_the_caller_learns_of_the_end(store: Store, link: Link, before: str, quorum: int | None, woken: bool) -> None:
     """What was called is cancelled by itself: its caller's step has failed, once it has ended."""
     called(store, link, "c", "d", quorum=quorum, kind="task" if before == "task" else None)
+    claim = None
     if before in ("paused", "running"):
-        claimed(store, link, "c")
+        claim = claimed(store, link, "c")
         put(store, link, "c", status=before)
     found = store.cancel(link, "c", "not needed")
     assert found is not None
     assert ("r1" in found.wake) == woken
     if not woken:
         assert step_rows(store, link)["call c"]["child"] == "c"
+        assert claim is not None
+        assert handed_back(store, link, claim) is not None
         assert done(store, link, "c", "cancelled", error='{"type":"celery_durable.errors.RunCancelled"}') == Aftermath(
             wake=("r1",)
         )
@@ -173,8 +231,10 @@ def statuses(store: Store, link: Link) -> dict[str, Any]:
     return {name: status(store, link, name) for name in ("r1", "a", "b", "a1", "a2", "b1", "b11")}
 
 
-def withdrawn(store: Store, link: Link, run_id: str, *children: str) -> Aftermath:
+def withdrawn(store: Store, link: Link, run_id: str, *children: str, under_way: Claim | None = None) -> Aftermath:
     """A body that is told of its cancelling gives up what it called, and ends."""
+    if under_way is not None:
+        assert handed_back(store, link, under_way) == ("suspended", "its cancelling")
     claim = claimed(store, link, run_id)
     assert claim.cancelling is not None
     rows = tuple(a_call(child, known=True, status="cancelled") for child in children)
@@ -187,19 +247,19 @@ def withdrawn(store: Store, link: Link, run_id: str, *children: str) -> Aftermat
 
 def test_a_tree_is_cancelled_from_the_top(store: Store, link: Link) -> None:
     """Each body is told by the one that called it, and tells what it called."""
-    tree(store, link)
+    claims = tree(store, link)
     assert store.cancel(link, "r1", "not needed") == Aftermath(wake=("r1",))
     assert withdrawn(store, link, "r1", "a", "b") == Aftermath(wake=("a", "b"))
     assert withdrawn(store, link, "a", "a1", "a2") == Aftermath(wake=("a1",), revoke=("a2",))
     assert withdrawn(store, link, "b", "b1") == Aftermath(wake=("b1",))
     assert withdrawn(store, link, "b1", "b11") == Aftermath(wake=("b11",))
-    assert withdrawn(store, link, "a1") == NOTHING
-    assert withdrawn(store, link, "b11") == NOTHING
+    assert withdrawn(store, link, "a1", under_way=claims["a1"]) == NOTHING
+    assert withdrawn(store, link, "b11", under_way=claims["b11"]) == NOTHING
     assert set(statuses(store, link).values()) == {"cancelled"}
 
 
 def test_a_tree_of_runs_that_are_paused_ends_as_one(store: Store, link: Link) -> None:
-    tree(store, link)
+    claims = tree(store, link)
     for name in ("r1", "a", "b", "b1"):
         put(store, link, name, status="paused")
     found = store.cancel(link, "r1", "not needed")
@@ -211,7 +271,7 @@ def test_a_tree_of_runs_that_are_paused_ends_as_one(store: Store, link: Link) ->
     }  # fmt: skip
     for name in ("a1", "b11"):
         assert run_row(store, link, name)["cancelling"] == "the run that called it has ended"
-        assert withdrawn(store, link, name) == NOTHING
+        assert withdrawn(store, link, name, under_way=claims[name]) == NOTHING
 
 
 def test_a_forced_end_tells_the_bodies_below(store: Store, link: Link) -> None:

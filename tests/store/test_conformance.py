@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from celery_durable.core.duration import SECOND
 from celery_durable.errors import ConfigurationError, StartConflict
 from celery_durable.store.link import Link
-from celery_durable.store.records import Changes, Claim, Fence, NewEvent, NewWait, NotClaimed, Outcome
+from celery_durable.store.records import Changes, Claim, Deed, Fence, NewEvent, NewWait, NotClaimed, Outcome
 from celery_durable.store.store import Store
 
 from .making import (
@@ -172,9 +172,13 @@ def test_the_delivery_of_a_finished_run_is_claimed_when_its_worker_had_its_time(
     assert store.finish(link, claim.fence, status="completed", now=claim.now, lease=LEASE, result="42")
     assert store.claim(link, "r1", worker="w/2", lease=LEASE) == NotClaimed("completed")
     put(store, link, wake_at=claim.now)
-    assert store.claim(link, "r1", worker="w/2", lease=LEASE) == Outcome("t", "completed", "42", None)
+    found = store.claim(link, "r1", worker="w/2", lease=LEASE)
+    assert isinstance(found, Outcome)
+    assert found == Outcome(found.fence, "t", "completed", "42", None)
     assert store.claim(link, "r1", worker="w/3", lease=LEASE) == NotClaimed("completed")
-    store.mark_delivered(link, ["r1", "nowhere"])
+    store.mark_delivered(link, [claim.fence])  # who ended it has had its time
+    assert run_row(store, link)["delivered_at"] is None
+    store.mark_delivered(link, [found.fence, Fence("nowhere", 1)])
     row = run_row(store, link)
     assert row["delivered_at"] is not None
     assert (row["due_at"], row["wake_at"]) == (None, None)
@@ -182,8 +186,7 @@ def test_the_delivery_of_a_finished_run_is_claimed_when_its_worker_had_its_time(
 
 
 def test_only_finished_runs_are_marked_delivered(store: Store, link: Link) -> None:
-    taken(store, link)
-    store.mark_delivered(link, ["r1"])
+    store.mark_delivered(link, [taken(store, link).fence])
     assert run_row(store, link)["delivered_at"] is None
 
 
@@ -193,12 +196,26 @@ def test_only_finished_runs_are_marked_delivered(store: Store, link: Link) -> No
 def test_a_new_step_is_recorded(store: Store, link: Link) -> None:
     claim = taken(store, link)
     step = a_step(
-        function="m.f", input="[[],{}]", error="e", wake_at=5, heartbeat='"b"', started_at=3, finished_at=4, position=7
-    )
+        function="m.f", input="[[],{}]", error="e", wake_at=5, heartbeat='"b"', started_at=3, finished_at=4, position=7,
+        block="parallel:7/race:7", tries="[]",
+    )  # fmt: skip
     assert store.record(link, claim.fence, step, lease_of(claim)) is True
     row = step_rows(store, link)["s"]
     assert row.pop("run_id") == "r1"
     assert row == {name: value for name, value in vars(step).items() if name != "known"}
+
+
+def test_steps_are_recorded_together(store: Store, link: Link) -> None:
+    claim = taken(store, link)
+    steps = [a_step("s", position=1, block="map:1", tries="[]"), a_step("t", position=2, status="waiting", result=None)]
+    if store.dialect.writes_in_cte:
+        assert store.record_together(link, claim.fence, steps, lease_of(claim))
+    else:
+        assert store.change(link, claim.fence, Changes(steps=tuple(steps)), lease_of(claim))
+    rows = step_rows(store, link)
+    for step in steps:
+        assert rows[step.id].pop("run_id") == "r1"
+        assert rows[step.id] == {name: value for name, value in vars(step).items() if name != "known"}
 
 
 def test_a_step_is_recorded_once(store: Store, link: Link) -> None:
@@ -212,13 +229,27 @@ def test_a_step_is_recorded_once(store: Store, link: Link) -> None:
 @pytest.mark.parametrize("first", ["started", "waiting"])
 def test_a_known_step_is_settled(store: Store, link: Link, first: str) -> None:
     claim = taken(store, link)
-    begun = a_step(status=first, result=None, function="m.f", input="[]", position=3)
+    begun = a_step(status=first, result=None, function="m.f", input="[]", position=3, block="race:3")
     assert store.record(link, claim.fence, begun, lease_of(claim))
     settled = a_step(known=True, attempts=2, heartbeat='"b"', started_at=1, finished_at=2, position=9)
     assert store.record(link, claim.fence, settled, lease_of(claim)) is True
     row = step_rows(store, link)["s"]
     assert (row["status"], row["result"], row["attempts"], row["finished_at"]) == ("completed", "1", 2, 2)
-    assert (row["function"], row["input"], row["position"]) == ("m.f", "[]", 3)  # as it was first recorded
+    first_recorded = (row["function"], row["input"], row["position"], row["block"])
+    assert first_recorded == ("m.f", "[]", 3, "race:3")  # and stays so
+
+
+@pytest.mark.parametrize("status", ["waiting", "started", "completed", "failed", "cancelled"])
+def test_failed_attempts_are_given_to_who_may_make_another(store: Store, link: Link, status: str) -> None:
+    claim = taken(store, link)
+    assert store.record(link, claim.fence, a_step(status="waiting", started_at=5), lease_of(claim))
+    tried = a_step(status=status, known=True, tries='[["once"]]', started_at=7)
+    assert store.record(link, claim.fence, tried, lease_of(claim))
+    assert step_rows(store, link)["s"]["tries"] == '[["once"]]'
+    assert store.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="x")
+    record = claimed(store, link).history["s"]
+    assert record.tries == ('[["once"]]' if status in ("waiting", "started") else None)
+    assert record.started_at == 7
 
 
 def test_what_is_settled_stays(store: Store, link: Link) -> None:
@@ -609,8 +640,8 @@ def test_deaths_count_since_the_last_recorded_step(store: Store, link: Link) -> 
     assert (row["status"], row["recoveries"], row["due_at"]) == ("paused", 2, None)
     assert row["waiting_on"].startswith("poison: xxx")
     assert store.claim(link, "r1", worker="w", lease=LEASE) == NotClaimed("paused")
-    assert store.resume_paused(link, "r1") is True
-    assert store.resume_paused(link, "r1") is False
+    assert store.resume_by_hand(link, "r1", Deed("resume", "x")) is True
+    assert store.resume_by_hand(link, "r1", Deed("resume", "x")) is False
     assert claimed(store, link).recoveries == 0
 
 

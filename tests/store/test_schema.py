@@ -17,7 +17,7 @@ from celery_durable.errors import ConfigurationError
 from celery_durable.store import schema
 from celery_durable.store.store import Store
 
-from .making import new_run
+from .making import a_step, claimed, lease_of, new_run, step_rows, taken
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
@@ -54,7 +54,8 @@ def test_migrations_make_the_tables_that_the_code_has(database_url: str, prefix:
         assert compare_metadata(context, store.tables.metadata) == []
         migrated = described(connection, prefix)
         assert set(migrated) == {
-            f"{prefix}{name}" for name in ("run", "input", "step", "lease", "event", "wait", "taken")
+            f"{prefix}{name}"
+            for name in ("run", "input", "step", "lease", "event", "wait", "taken", "state", "turn", "audit", "log")
         }
         collations = columns_collation(connection)
         store.tables.metadata.drop_all(connection)
@@ -170,6 +171,31 @@ def test_a_migration_that_died_on_mysql_goes_on(mysql_url: str) -> None:
 def stamp(store: Store, version: str) -> None:
     with store.engine.connect() as connection:
         connection.execute(text("UPDATE durable_alembic_version SET version_num = :version"), {"version": version})
+
+
+def test_rows_from_before_an_upgrade_are_read_and_go_on(empty: Store) -> None:
+    empty.migrate()
+    with empty.link() as link:
+        claim = taken(empty, link)
+        for name, status in (("done", "completed"), ("under-way", "waiting")):
+            assert empty.record(link, claim.fence, a_step(name, status=status), lease_of(claim))
+        assert empty.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="x")
+    with empty.engine.connect() as connection:  # as the version before has it
+        next(index for index in empty.tables.run.indexes if index.name == "ix_durable_run_task").drop(connection)
+        connection.execute(text("ALTER TABLE durable_step DROP COLUMN block"))
+        connection.execute(text("ALTER TABLE durable_step DROP COLUMN tries"))
+    stamp(empty, "0004")
+    with pytest.raises(ConfigurationError, match="has the durable tables of an older version"):
+        empty.check_schema()
+    assert empty.migrate() is True
+    with empty.link() as link:
+        claim = claimed(empty, link)
+        assert claim.history["under-way"].tries is None
+        later = a_step("under-way", known=True, tries="[]")
+        assert empty.record(link, claim.fence, later, lease_of(claim))
+        rows = step_rows(empty, link)
+    assert (rows["done"]["block"], rows["done"]["tries"]) == (None, None)
+    assert (rows["under-way"]["status"], rows["under-way"]["tries"]) == ("completed", "[]")
 
 
 # -- Several at once

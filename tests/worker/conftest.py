@@ -57,7 +57,9 @@ def app(sqlite_url: str) -> Any:
 
 @pytest.fixture
 def desk(app: Celery) -> Desk:
-    return Desk(app)
+    made = Desk(app)
+    made.messages()  # declares the queue: two threads that do so at once lose a message of the in-memory broker
+    return made
 
 
 @pytest.fixture

@@ -299,3 +299,23 @@ def test_what_is_no_signal(app: Celery) -> None:
 def test_two_clients_of_one_app_are_one(app: Celery, desk: Desk) -> None:
     receipt = Durable(app).emit("x", event_id="one")
     assert Durable(app).event(receipt.id).id == "one"
+
+
+# ------------------------------------------------------------------------ audit
+
+
+def test_who_emits_is_kept_where_that_is_said(desk: Desk) -> None:
+    desk.durable.emit("paid", event_id="e-1")
+    assert desk.durable.audit() == ()
+    desk.durable.emit("paid", event_id="e-2", by="ann", reason="by phone")
+    desk.durable.emit("paid", event_id="e-2", by="bob")  # again: nothing is emitted, and nobody has done anything
+    assert [(deed.action, deed.actor, deed.reason, deed.details) for deed in desk.durable.audit()] == [
+        ("emit", "ann", "by phone", {"event": "e-2"})
+    ]
+
+
+def test_who_emits_is_not_kept_where_the_event_is_refused(desk: Desk) -> None:
+    desk.durable.emit("paid", 1, event_id="e-1")
+    with pytest.raises(EventConflict):
+        desk.durable.emit("paid", 2, event_id="e-1", by="ann")
+    assert desk.durable.audit() == ()

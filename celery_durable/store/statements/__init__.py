@@ -8,13 +8,25 @@ set, even in an UPDATE inside a WITH.
 from __future__ import annotations
 
 from .events import EventStatements
+from .finding import FindingStatements
 from .handing import HandingStatements
+from .operating import OperatingStatements
 from .recording import SETTLING_COLUMNS, STEP_COLUMNS, RecordStatements
+from .sharing import SharingStatements
 from .starting import StartStatements
 from .upkeep import UpkeepStatements
 
 __all__ = ["SETTLING_COLUMNS", "STEP_COLUMNS", "Statements"]
 
 
-class Statements(StartStatements, RecordStatements, EventStatements, HandingStatements, UpkeepStatements):
+class Statements(
+    StartStatements,
+    RecordStatements,
+    EventStatements,
+    HandingStatements,
+    SharingStatements,
+    OperatingStatements,
+    FindingStatements,
+    UpkeepStatements,
+):
     """All statements of one store."""

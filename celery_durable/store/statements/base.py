@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Column, Table, bindparam, update
+from sqlalchemy import Column, ColumnElement, Table, and_, bindparam, case, literal, or_, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ...core.replay import Record
@@ -13,10 +12,11 @@ from ...model import FINISHED
 from ..dialects import Dialect
 from ..tables import Tables
 
-__all__ = ["ENDED", "HISTORY_COLUMNS", "StatementGroup"]
+__all__ = ["ENDED", "UNDER_WAY", "StatementGroup"]
 
 ENDED = sorted(FINISHED)
-HISTORY_COLUMNS = tuple(field.name for field in fields(Record))
+UNDER_WAY = "the step that is under way"
+"""What a run waits for that was stopped while a worker executed one: it is not taken from that worker until then."""
 
 
 class StatementGroup:
@@ -25,6 +25,13 @@ class StatementGroup:
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self._tables = tables
         self._dialect = dialect
+
+    def _of_history(self) -> list[ColumnElement[Any]]:
+        """What a pass is given of a step. The attempts that have failed are to go on with the next one: of what has its
+        answer they are not read."""
+        step = self._tables.step
+        tries = case((step.c.status.in_(("waiting", "started")), step.c.tries))
+        return [tries if name == "tries" else step.c[name] for name in Record._fields]
 
     def _insert_or_ignore(self, table: Table, *unique: Column[Any]) -> Any:
         """An INSERT that changes nothing where the key is there already (the primary one, unless told)."""
@@ -44,6 +51,15 @@ class StatementGroup:
             .values(**values)
         )
 
+    def _is_held(self) -> Any:
+        """Whether a worker executes a run, or has a step under way though the run was stopped."""
+        run = self._tables.run
+        return or_(
+            run.c.status == "running",
+            and_(run.c.status == "suspended", run.c.waiting_on == UNDER_WAY),
+            and_(run.c.status == "paused", run.c.passes > 0, run.c.wake_at > self._dialect.now()),
+        )
+
     def _suspended(self) -> dict[str, Any]:
         """What a run's row becomes when it is parked."""
         return {
@@ -56,6 +72,22 @@ class StatementGroup:
             "quorum": bindparam("quorum"),
             "retries": self._tables.run.c.retries + bindparam("retried"),
             "error": bindparam("error"),
+        }
+
+    def _begun_again(self) -> dict[str, Any]:
+        """What a run's row becomes when its body is to begin again: it is due, and has its time and its tries anew."""
+        now = self._dialect.now()
+        return {
+            "status": "suspended",
+            "token": bindparam("token"),
+            "retries": literal(0),
+            "wake_at": now,
+            "due_at": now,
+            "deadline_at": None,
+            "recoveries": 0,
+            "progress": 0,
+            "sends": 0,
+            "quorum": None,
         }
 
     def _of_due(self) -> list[Any]:

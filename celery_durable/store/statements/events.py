@@ -48,7 +48,7 @@ from sqlalchemy import (
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import StatementGroup
+from .base import UNDER_WAY, StatementGroup
 from .recording import STEP_COLUMNS
 
 __all__ = ["EventStatements"]
@@ -196,7 +196,7 @@ class EventStatements(StatementGroup):
         self.earlier_by_key: Executable = earlier.where(event.c.key == bindparam("at_key"))
         self.due_events: Executable = (
             select(event.c.id, event.c.sends)
-            .where(event.c.due_at <= now)
+            .where(event.c.due_at <= self._dialect.instant())
             .order_by(event.c.due_at)
             .limit(bindparam("limit", type_=Integer))
         )
@@ -239,7 +239,7 @@ class EventStatements(StatementGroup):
         these_runs = run.c.id.in_(bindparam("ids", expanding=True))
         self.wake_runs: Executable = (
             update(run)
-            .where(these_runs)
+            .where(these_runs, or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY))
             .values(due_at=now + bindparam("due_in", type_=BigInteger), wake_at=None, sends=0, waiting_on="a worker")
         )
         self.to_send: Executable = select(*self._of_due()).where(these_runs)

@@ -7,7 +7,7 @@ from sqlalchemy import String as Text
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import ENDED, StatementGroup
+from .base import ENDED, UNDER_WAY, StatementGroup
 
 __all__ = ["HandingStatements"]
 
@@ -68,8 +68,10 @@ class HandingStatements(StatementGroup):
                 due_at=None,
                 wake_at=None,
                 waiting_on=None,
+                queued_at=None,
                 finished_at=now,
                 delivered_at=now,
+                keep_until=now + bindparam("retention", type_=BigInteger),
                 result=bindparam("result"),
                 error=bindparam("error"),
             )
@@ -92,20 +94,28 @@ class HandingStatements(StatementGroup):
         run, now = self._tables.run, self._dialect.now()
         these = run.c.id.in_(bindparam("ids", expanding=True))
         self.lock_for_cancel: Executable = (
-            select(run.c.id, run.c.status, run.c.kind, run.c.passes).where(these).order_by(run.c.id).with_for_update()
+            select(run.c.id, run.c.status, run.c.kind, run.c.passes, run.c.waiting_on, run.c.cancelling)
+            .where(these)
+            .order_by(run.c.id)
+            .with_for_update()
         )
+        # A worker is let finish the step that it is at: until its lease ends, nobody else has the run.
+        is_running, is_held = run.c.status == "running", self._is_held()
+        soon = now + bindparam("due_in", type_=BigInteger)
         self.ask_to_cancel: Executable = (
             update(run)
             .where(these)
-            .values(
-                status="suspended",
-                token=bindparam("token"),
-                cancelling=bindparam("reason"),
-                due_at=now + bindparam("due_in", type_=BigInteger),
-                wake_at=None,
-                quorum=None,
-                sends=0,
-                waiting_on="its cancelling",
+            .ordered_values(
+                # In this order: MySQL sees what it has set before.
+                (run.c.token, case((is_held, run.c.token), else_=bindparam("token"))),
+                (run.c.waiting_on, case((is_held, UNDER_WAY), else_="its cancelling")),
+                (run.c.due_at, case((is_running, run.c.due_at), (is_held, run.c.wake_at), else_=soon)),
+                (run.c.wake_at, case((is_running, run.c.due_at), (is_held, run.c.wake_at), else_=None)),
+                (run.c.status, "suspended"),
+                (run.c.cancelling, bindparam("reason")),
+                (run.c.quorum, None),
+                (run.c.queued_at, None),
+                (run.c.sends, 0),
             )
         )
         delivered = bindparam("delivered", type_=Integer) == 1
@@ -121,7 +131,9 @@ class HandingStatements(StatementGroup):
                 delivered_at=case((delivered, now), else_=None),
                 sends=literal(0),
                 waiting_on=None,
+                queued_at=None,
                 finished_at=now,
+                keep_until=now + bindparam("retention", type_=BigInteger),
                 error=bindparam("error"),
             )
         )

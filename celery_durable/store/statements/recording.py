@@ -25,8 +25,10 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     column,
+    delete,
     func,
     insert,
     or_,
@@ -37,7 +39,7 @@ from sqlalchemy import (
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import HISTORY_COLUMNS, StatementGroup
+from .base import StatementGroup
 
 __all__ = ["SETTLING_COLUMNS", "STEP_COLUMNS", "RecordStatements"]
 
@@ -59,6 +61,8 @@ STEP_COLUMNS = (
     "seen",
     "started_at",
     "finished_at",
+    "block",
+    "tries",
 )
 SETTLING_COLUMNS = (
     "status",
@@ -71,6 +75,7 @@ SETTLING_COLUMNS = (
     "seen",
     "started_at",
     "finished_at",
+    "tries",
 )
 
 
@@ -114,10 +119,19 @@ class RecordStatements(StatementGroup):
         self.own_step: Executable = select(step.c.status).where(
             step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step")
         )
+        self.own_outcome: Executable = select(step.c.status, step.c.result).where(
+            step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step")
+        )
+        self.recorded_input: Executable = select(step.c.function, step.c.input).where(
+            step.c.run_id == bindparam("at_id"), step.c.id == bindparam("at_step")
+        )
         self.reset_steps: Executable = (
             update(step)
             .where(step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True)))
             .values(status="waiting", attempts=0, wake_at=None, finished_at=None, child=None, seen=None)
+        )
+        self.drop_steps: Executable = delete(step).where(
+            step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True))
         )
         self.mark_seen: Executable = (
             update(step)
@@ -125,7 +139,7 @@ class RecordStatements(StatementGroup):
             .values(seen=bindparam("place"))
         )
         # What has been settled from outside meanwhile, of the steps that the run is about to wait for.
-        self.settled_steps: Executable = select(*(step.c[name] for name in HISTORY_COLUMNS)).where(
+        self.settled_steps: Executable = select(*self._of_history()).where(
             step.c.run_id == bindparam("at_id"),
             step.c.id.in_(bindparam("ids", expanding=True)),
             or_(step.c.status != "waiting", and_(step.c.kind == "call", step.c.child.is_(None))),
@@ -166,6 +180,39 @@ class RecordStatements(StatementGroup):
             due_at=bindparam("due_at"),
             waiting_on=None,
             finished_at=bindparam("finished_at"),
+            keep_until=bindparam("keep_until"),
+            blamed=bindparam("blamed"),
             result=bindparam("result"),
             error=bindparam("error"),
+        )
+        # The body begins again with nothing but new arguments: see continue_as_new.
+        self.start_over: Executable = self._fenced_run(
+            **self._begun_again(),
+            generation=func.coalesce(self._tables.run.c.generation, 0) + 1,
+            reported=None,
+            waiting_on="its next beginning",
+        )
+        self._handing_back()
+
+    def _handing_back(self) -> None:
+        """A run that was paused, or is to be cancelled, while its worker was at a step has its worker's token still."""
+        run, now = self._tables.run, self._dialect.now()
+        held = and_(
+            run.c.id == bindparam("at_id"),
+            run.c.token == bindparam("at_token"),
+            run.c.status.in_(("paused", "suspended")),
+        )
+        self.held_by: Executable = select(run.c.status, run.c.waiting_on).where(held)
+        goes_on = run.c.status == "suspended"
+        why = case((run.c.cancelling.is_not(None), "its cancelling"), else_="its turn")
+        self.hand_back: Executable = (
+            update(run)
+            .where(held)
+            .values(
+                token=bindparam("token"),
+                wake_at=case((goes_on, now), else_=None),
+                due_at=case((goes_on, now + bindparam("due_in", type_=BigInteger)), else_=None),
+                sends=0,
+                waiting_on=case((goes_on, why), else_=run.c.waiting_on),
+            )
         )

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Executable, Integer, bindparam, case, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import ENDED, HISTORY_COLUMNS, StatementGroup
+from .base import ENDED, StatementGroup
 
 __all__ = ["StartStatements"]
 
@@ -25,6 +38,8 @@ RUN_AT_START = (
     "parent_id",
     "parent_step",
     "kind",
+    "origin_id",
+    "origin_step",
 )
 
 
@@ -35,6 +50,7 @@ class StartStatements(StatementGroup):
         super().__init__(tables, dialect)
         self._start()
         self._claim()
+        self._line()
         self._deliver()
         self._history()
 
@@ -50,6 +66,8 @@ class StartStatements(StatementGroup):
             "retries": bindparam("retries"),
             "recoveries": literal(0),
             "progress": literal(0),
+            "generation": literal(0),
+            "restarts": literal(0),
         }
         values |= {name: bindparam(name) for name in ("passes", "worker")}
         values["started_at"] = case((bindparam("begins", type_=Integer) == 1, now), else_=None)
@@ -72,9 +90,9 @@ class StartStatements(StatementGroup):
                     bindparam("message", type_=run_input.c.message.type),
                 ),
             )
-        self.started: Executable = select(run.c.task, run.c.input_hash, run.c.token).where(
-            run.c.id == bindparam("at_id")
-        )
+        self.started: Executable = select(
+            run.c.task, run.c.input_hash, run.c.token, run.c.origin_id, run.c.origin_step
+        ).where(run.c.id == bindparam("at_id"))
 
     def _claim(self) -> None:
         run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
@@ -90,6 +108,10 @@ class StartStatements(StatementGroup):
             run.c.parent_id,
             run.c.parent_step,
             run.c.cancelling,
+            run.c.generation,
+            run.c.restarts,
+            run.c.deadline_at,
+            run.c.reported,
             message.label("message"),
             arguments.label("arguments"),
             now.label("now"),
@@ -98,8 +120,8 @@ class StartStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id == bindparam("at_id"),
-                run.c.status.in_(("pending", "suspended")),
-                or_(run.c.wake_at.is_(None), run.c.wake_at <= now + bindparam("slack")),
+                self._claimable(),
+                self._is_due(),
             )
             .values(
                 status="running",
@@ -108,16 +130,81 @@ class StartStatements(StatementGroup):
                 due_at=now + bindparam("lease"),
                 waiting_on=None,
                 quorum=None,
+                queued_at=None,
                 sends=0,
                 passes=run.c.passes + 1,
                 started_at=func.coalesce(run.c.started_at, now),
                 code_version=bindparam("code_version"),
+                deadline_at=self._deadline(),
             )
         )
         self.claim: Executable = claim.returning(*claimed) if self._dialect.update_returning else claim
         self.claimed: Executable = select(*claimed).where(
             run.c.id == bindparam("at_id"), run.c.token == bindparam("token")
         )
+
+    def _deadline(self) -> Any:
+        """When a run's time is up: counted from its start, or from when it was to begin; and once it is known, kept."""
+        run = self._tables.run
+        begins = case((run.c.wake_at > run.c.created_at, run.c.wake_at), else_=run.c.created_at)
+        return func.coalesce(run.c.deadline_at, begins + bindparam("run_timeout", type_=BigInteger))
+
+    def _line(self) -> None:
+        """The line for a share of a resource: see ``lines.py``."""
+        run, now = self._tables.run, self._dialect.now()
+        self.in_line: Executable = select(
+            run.c.status,
+            run.c.queued_at,
+            self._is_due().label("due"),
+            self._deadline().label("deadline_at"),
+            now.label("now"),
+        ).where(run.c.id == bindparam("at_id"))
+        of_resource = run.c.resource == bindparam("at_resource")
+        self.share: Executable = (
+            update(run).where(run.c.id == bindparam("at_id"), self._claimable()).values(resource=bindparam("resource"))
+        )
+        before = or_(
+            run.c.queued_at < bindparam("at_queued"),
+            and_(run.c.queued_at == bindparam("at_queued"), run.c.id < bindparam("at_id")),
+        )
+        self.ahead: Executable = (
+            select(func.count()).select_from(run).where(of_resource, or_(run.c.status == "running", before))
+        )
+        self.queue: Executable = (
+            update(run)
+            .where(run.c.id == bindparam("at_id"), self._claimable())
+            .values(
+                queued_at=func.coalesce(run.c.queued_at, now),
+                token=bindparam("token"),
+                due_at=bindparam("due_at"),
+                waiting_on=bindparam("waiting_on"),
+            )
+        )
+        self.at_work: Executable = select(func.count()).select_from(run).where(of_resource, run.c.status == "running")
+        self.first_in_line: Executable = (
+            select(run.c.id, run.c.due_at, run.c.deadline_at)
+            .where(of_resource, run.c.queued_at.is_not(None))
+            .order_by(run.c.queued_at, run.c.id)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.let_in: Executable = (
+            update(run)
+            .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.queued_at.is_not(None))
+            .values(due_at=now + bindparam("due_in", type_=BigInteger), sends=0)
+        )
+        self.lines: Executable = (
+            select(run.c.resource, func.min(run.c.task).label("task"))
+            .where(run.c.queued_at.is_not(None))
+            .group_by(run.c.resource)
+            .limit(bindparam("limit", type_=Integer))
+        )
+
+    def _claimable(self) -> Any:
+        return self._tables.run.c.status.in_(("pending", "suspended"))
+
+    def _is_due(self) -> Any:
+        wake_at = self._tables.run.c.wake_at
+        return or_(wake_at.is_(None), wake_at <= self._dialect.now() + bindparam("slack"))
 
     def _deliver(self) -> None:
         run, now = self._tables.run, self._dialect.now()
@@ -144,7 +231,5 @@ class StartStatements(StatementGroup):
     def _history(self) -> None:
         step = self._tables.step
         self.history: Executable = (
-            select(*(step.c[name] for name in HISTORY_COLUMNS))
-            .where(step.c.run_id == bindparam("at_id"))
-            .order_by(step.c.position)
+            select(*self._of_history()).where(step.c.run_id == bindparam("at_id")).order_by(step.c.position)
         )

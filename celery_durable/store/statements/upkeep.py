@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Executable, Integer, String, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Integer,
+    String,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from ..dialects import Dialect
 from ..tables import Tables
 from .base import ENDED, StatementGroup
 
 __all__ = ["UpkeepStatements"]
+
+OF_OUTLINE = (
+    "id", "position", "kind", "function", "status", "error", "attempts", "block", "child", "seen", "wake_at",
+    "started_at", "finished_at",
+)  # fmt: skip
 
 
 class UpkeepStatements(StatementGroup):
@@ -29,7 +47,7 @@ class UpkeepStatements(StatementGroup):
         run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
         self.due: Executable = (
             select(*self._of_due())
-            .where(run.c.due_at <= now)
+            .where(run.c.due_at <= self._dialect.instant())
             .order_by(run.c.due_at)
             .limit(bindparam("limit", type_=Integer))
         )
@@ -78,10 +96,20 @@ class UpkeepStatements(StatementGroup):
 
     def _keeping(self) -> None:
         run, now = self._tables.run, self._dialect.now()
+        # One that was stopped while it is at a step it keeps, too: there the lease is what the run waits for.
+        lease_until = now + bindparam("lease", type_=BigInteger)
         self.extend: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
-            .values(due_at=now + bindparam("lease"))
+            .where(
+                run.c.id == bindparam("at_id"),
+                run.c.token == bindparam("at_token"),
+                # Not IN, which can't be executed for many rows at once.
+                or_(*(run.c.status == status for status in ("running", "paused", "suspended"))),
+            )
+            .values(
+                due_at=case((run.c.status == "paused", None), else_=lease_until),
+                wake_at=case((run.c.status == "running", run.c.wake_at), else_=lease_until),
+            )
         )
         self.hold_calls: Executable = (
             update(run)
@@ -92,6 +120,7 @@ class UpkeepStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id.in_(bindparam("ids", expanding=True)),
+                tuple_(run.c.id, run.c.token).in_(bindparam("fences", expanding=True)),
                 run.c.status.in_(ENDED),
             )
             .values(delivered_at=now, due_at=None, wake_at=None)
@@ -120,11 +149,6 @@ class UpkeepStatements(StatementGroup):
 
     def _pausing(self) -> None:
         run, now = self._tables.run, self._dialect.now()
-        self.resume_paused: Executable = (
-            update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.status == "paused")
-            .values(status="suspended", due_at=now, wake_at=None, sends=0, recoveries=0, waiting_on="its turn")
-        )
         # Runs parked because the code did not fit or the task was not there: a worker that starts may
         # bring the code that does. The reasons begin with a word that is kept in waiting_on.
         self.reconsider: Executable = (
@@ -144,7 +168,12 @@ class UpkeepStatements(StatementGroup):
                 run.c.status.not_in(ENDED),
             )
             .values(
-                status="paused", token=bindparam("token"), due_at=None, wake_at=None, waiting_on=bindparam("waiting_on")
+                status="paused",
+                token=bindparam("token"),
+                due_at=None,
+                wake_at=None,
+                queued_at=None,
+                waiting_on=bindparam("waiting_on"),
             )
         )
         self.unregistered: Executable = (
@@ -155,6 +184,7 @@ class UpkeepStatements(StatementGroup):
                 token=bindparam("token"),
                 due_at=case((bindparam("status", type_=String) == "suspended", now + bindparam("delay")), else_=None),
                 recoveries=run.c.recoveries + 1,
+                queued_at=None,
                 waiting_on=bindparam("waiting_on"),
             )
         )
@@ -163,7 +193,13 @@ class UpkeepStatements(StatementGroup):
         run, step, now = self._tables.run, self._tables.step, self._dialect.now()
         # Eager mode: time is let pass at once.
         self.skip_wait: Executable = (
-            update(run).where(run.c.id == bindparam("at_id"), run.c.status == "suspended").values(wake_at=None)
+            update(run)
+            .where(run.c.id == bindparam("at_id"), run.c.status == "suspended")
+            .ordered_values(
+                # In this order: MySQL sees what it has set before.
+                (run.c.deadline_at, case((run.c.deadline_at <= run.c.wake_at, now), else_=run.c.deadline_at)),
+                (run.c.wake_at, None),
+            )
         )
         self.skip_waiting_steps: Executable = (
             update(step)
@@ -179,6 +215,18 @@ class UpkeepStatements(StatementGroup):
             .where(run.c.id == bindparam("at_id"))
         )
         self.get_steps: Executable = select(step).where(step.c.run_id == bindparam("at_id")).order_by(step.c.position)
+        # The large values are not even read; an error is, where it is one that stands.
+        error = case((step.c.status != "completed", step.c.error))
+        self.outline_steps: Executable = (
+            select(*(error if name == "error" else step.c[name] for name in OF_OUTLINE))
+            .where(step.c.run_id == bindparam("at_id"))
+            .order_by(step.c.position)
+        )
+        self.some_steps: Executable = (
+            select(step)
+            .where(step.c.run_id == bindparam("at_id"), step.c.id.in_(bindparam("ids", expanding=True)))
+            .order_by(step.c.position)
+        )
         self.get_children: Executable = (
             select(run.c.id).where(run.c.parent_id == bindparam("at_id")).order_by(run.c.created_at, run.c.id)
         )

@@ -1,0 +1,113 @@
+"""What runs share, and what is said of one while it goes on: ``step.state``, ``step.set_progress``, the logger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from .link import Link
+from .recording import Recording
+from .records import Fence, LogLine, StepWrite
+
+__all__ = ["Sharing", "StateChange"]
+
+
+class StateChange(NamedTuple):
+    """What becomes of a value: the new one (``None``: it is deleted), and what the step that does it returns."""
+
+    value: str | None
+    result: str
+    ttl: int | None = None
+    keeps_ttl: bool = False
+
+
+class Sharing(Recording):
+    """State, progress and logs."""
+
+    # ------------------------------------------------------------------- state
+
+    def read_state(self, link: Link, task: str, key: str) -> str | None:
+        """A value of a task's state, encoded."""
+        values = {"at_task": task, "at_key": key}
+        return link.run(lambda connection: connection.execute(self.statements.read_state, values).scalar())
+
+    def states_of(self, link: Link, task: str) -> list[RowMapping]:
+        """All of a task's state."""
+        return link.run(
+            lambda connection: list(connection.execute(self.statements.states_of, {"at_task": task}).mappings())
+        )
+
+    def change_state(
+        self,
+        link: Link,
+        fence: Fence,
+        step: StepWrite,
+        task: str,
+        key: str,
+        change: Callable[[str | None], StateChange],
+        lease_until: int,
+        patience: float = 0.0,
+    ) -> StepWrite | None:
+        """Change a value and record the step that does, in one transaction. ``change`` is given the value that is
+        there, and nobody else can change it meanwhile. The step as it is recorded; ``None``: the lease is lost."""
+        at_key = {"at_task": task, "at_key": key}
+
+        def work(connection: Connection) -> StepWrite | None:
+            try:
+                with link.atomic(connection):
+                    at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
+                    if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                        return None
+                    connection.execute(self.statements.lock_state, at_key)
+                    new = change(connection.execute(self.statements.read_state, at_key).scalar())
+                    done = replace(step, result=new.result)
+                    self._write_steps(connection, fence, [done])
+                    self._put(connection, at_key, new)
+                return done
+            except IntegrityError:  # of the step: an earlier try, whose answer was lost, did this
+                row = self._row(connection, self.statements.own_outcome, at_id=fence.run_id, at_step=step.id)
+                return None if row is None else replace(step, result=row["result"])
+
+        return link.run(work, patience)
+
+    def _put(self, connection: Connection, at_key: dict[str, str], new: StateChange) -> None:
+        if new.value is None:
+            connection.execute(self.statements.drop_state, at_key)
+        elif new.keeps_ttl:
+            connection.execute(self.statements.count_state, at_key | {"value": new.value})
+        else:
+            connection.execute(self.statements.write_state, at_key | {"value": new.value, "ttl": new.ttl})
+
+    def forget_states(self, link: Link, limit: int) -> int:
+        """Delete values whose time is over; how many were found."""
+
+        def forget(connection: Connection) -> int:
+            rows = connection.execute(self.statements.old_states, {"limit": limit}).all()
+            if rows:
+                old = [{"at_task": row.task, "at_key": row.key} for row in rows]
+                connection.execute(self.statements.forget_state, old)
+            return len(rows)
+
+        return link.run(forget)
+
+    # -------------------------------------------------------------------- said
+
+    def report(self, link: Link, fence: Fence, text: str, lease_until: int, patience: float = 0.0) -> bool:
+        """Keep what ``step.set_progress`` says. ``False``: the lease is lost."""
+        values = {"at_id": fence.run_id, "at_token": fence.token, "reported": text, "lease_until": lease_until}
+        return link.run(lambda connection: connection.execute(self.statements.report, values).rowcount == 1, patience)
+
+    def keep_log(self, link: Link, run_id: str, lines: Iterable[LogLine]) -> None:
+        """Keep what a run's logger was told. A line that is said again in the same place is kept once."""
+        rows = [{"log_run": run_id} | {f"log_{name}": value for name, value in vars(line).items()} for line in lines]
+        if rows:
+            link.run(lambda connection: connection.execute(self.statements.insert_log, rows))
+
+    def log_of(self, link: Link, run_id: str) -> list[LogLine]:
+        """What a run's logger was told, in the order of time."""
+        rows = self._rows(link, self.statements.read_log, {"at_id": run_id})
+        return [LogLine(**row._mapping) for row in rows]
