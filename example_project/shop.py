@@ -1,7 +1,8 @@
-"""The shop: a Celery app, four steps, and the workflow that makes them one durable task.
+"""The shop: a Celery app, four steps, and the workflows that make them durable tasks.
 
 This is all the code that a user of celery_durable writes; ``demo.py`` only starts workers, kills one, and
-shows what happens. The places for the database and the broker come from the environment, as in production.
+shows what happens, and ``tests/`` tries it on real parts. The places for the database and the broker come from the
+environment, as in production.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def charge(order: Order) -> Charge:
 
 def ship(order: Order, charged: Charge) -> str:
     tell(order, "ship", f"calling the carrier, paid by {charged.transaction}")
-    time.sleep(0.7)
+    time.sleep(float(os.environ.get("SHOP_CARRIER_SECONDS", "0.7")))
     tell(order, "shipped", "the parcel is on its way")
     return f"TRACK-{order.id}"
 
@@ -82,7 +83,7 @@ def confirm(order: Order, tracking: str) -> None:
     tell(order, "confirm", f"mail to {order.email}: {tracking}")
 
 
-# --------------------------------------------------------------- the workflow
+# -------------------------------------------------------------- the workflows
 
 
 @app.task(base=DurableTask, step_retry=Retry(max_attempts=6, delay="0.5s", jitter=False))
@@ -93,6 +94,19 @@ def process_order(order: Order) -> dict[str, Any]:
     tracking = step.run("ship", ship, order, charged)
     step.run("confirm", confirm, order, tracking)
     return {"order": order.id, "paid": charged.amount, "tracking": tracking}
+
+
+@app.task(base=DurableTask)
+def process_transfer_order(order: Order) -> dict[str, Any] | None:
+    """An order that is paid by bank transfer: shipped when the money is there, dropped after two weeks."""
+    step.run("validate", validate, order)
+    transfer = step.wait_for_event("transfer.received", key=f"order:{order.id}", timeout="14d")
+    if transfer is None:
+        return None
+    paid = Charge(transaction=transfer.payload["transaction"], amount=order.total)
+    tracking = step.run("ship", ship, order, paid)
+    step.run("confirm", confirm, order, tracking)
+    return {"order": order.id, "paid": paid.amount, "tracking": tracking}
 
 
 def tell(order: Order, what: str, text: str) -> None:
