@@ -10,21 +10,23 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check docs pictures bench clean
 
 help:
 	@echo "make demo     run the example project"
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
 	@echo "make check    ruff, mypy and the import contracts"
 	@echo "make docs     build the documentation into docs/_build/html"
+	@echo "make pictures take the pictures of the documentation anew (needs Chromium)"
 	@echo "make bench    run the benchmarks (ARGS=... goes to them)"
 	@echo "make clean    remove all that these made"
 
 demo: $(VENV)/.base
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
+# Half of the tests wait for workers and brokers: three processes share two cores. A test file stays in one of them.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet
@@ -35,6 +37,9 @@ check: $(VENV)/.dev
 docs: $(VENV)/.docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+pictures: $(VENV)/.dev
+	@$(BIN)/python -m docs.screenshots $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)

@@ -6,9 +6,16 @@ import platform
 import sys
 from importlib.metadata import version
 
-from bench import events, parallel, replay, steps
+from bench import console, events, parallel, replay, steps, testing
 
-BENCHMARKS = {"steps": steps.main, "replay": replay.main, "parallel": parallel.main, "events": events.main}
+BENCHMARKS = {
+    "steps": steps.main,
+    "replay": replay.main,
+    "parallel": parallel.main,
+    "events": events.main,
+    "testing": testing.main,
+    "console": console.main,
+}
 
 
 def main() -> None:

@@ -39,6 +39,14 @@ class Silent:
     def target(self, signature: Any, queue: str | None) -> Any:
         raise AssertionError("nothing is called here")
 
+    def task_name(self) -> str:
+        return "bench"
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        raise AssertionError("nothing is begun anew here")
+
+    def tell(self, what: str, **facts: Any) -> None: ...
+
     def follow(self, aftermath: Any) -> None:
         raise AssertionError("nothing is called here")
 

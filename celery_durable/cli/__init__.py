@@ -1,32 +1,43 @@
-"""``celery -A proj durable ...``"""
+"""``celery -A proj durable ...``: runs, looked at and operated from a shell.
+
+Each command is a function over :class:`celery_durable.Durable`; what they share is in :mod:`.session`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import click
-from celery import Celery
 
-from ..errors import DurableError
-from ..worker.durable import Durable
+from .acting import cancel, pause, resume, retry
+from .console import console
+from .copying import export, fork, replay
+from .emitting import emit, events
+from .examining import doctor
+from .listing import runs
+from .session import Commands
+from .showing import show
+from .upkeep import check, migrate, prune, stats
+from .watching import watch
 
 __all__ = ["durable"]
 
 
-@click.group(help="Durable runs: their tables and their state.")
+@click.group(cls=Commands)
 @click.pass_context
 def durable(context: click.Context) -> None:
+    """Durable runs: look at them, operate them.
+
+    All commands have --json. They exit with 0 if it is done, with 1 if there is no such run or its status does not
+    allow it, and with 2 if they were given something wrong.
+    """
     app: Any = context.obj.app
     if app.main == "default" and not app.conf.get("durable_database_url", None):
-        raise click.UsageError("no app was given: pass -A, as in  celery -A proj durable migrate")
+        raise click.UsageError("no app was given: pass -A, as in  celery -A proj durable runs")
 
 
-@durable.command(help="Make or upgrade the tables in durable_database_url.")
-@click.pass_context
-def migrate(context: click.Context) -> None:
-    app: Celery = context.obj.app
-    try:
-        changed = Durable(app).migrate()
-    except DurableError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo("The durable tables are made." if changed else "The durable tables are up to date.")
+for _command in (
+    runs, show, watch, console, emit, events, cancel, pause, resume, retry, fork, replay, export, stats, doctor, check,
+    migrate, prune,
+):  # fmt: skip
+    durable.add_command(_command)

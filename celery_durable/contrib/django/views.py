@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from celery import Celery, current_app
-from celery.app.utils import find_app
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from ...errors import ConfigurationError
 from ..door import Answer, Door, content_length, shut
+from .project import celery_app
 
 __all__ = ["events"]
 
@@ -29,7 +26,7 @@ events: Callable[[HttpRequest, str], HttpResponse] = csrf_exempt(_events)
 
 def _receive(request: HttpRequest, name: str) -> Answer:
     try:
-        door = Door(_celery_app())
+        door = Door(celery_app())
     except ConfigurationError as error:
         return shut(error)
     return door.receive(
@@ -40,19 +37,3 @@ def _receive(request: HttpRequest, name: str) -> Answer:
         content_length(request.META.get("CONTENT_LENGTH")),
         request.META.get("REMOTE_ADDR"),
     )
-
-
-def _celery_app() -> Any:
-    """The app that ``CELERY_DURABLE_APP`` names, or else the process's current one."""
-    named = getattr(settings, "CELERY_DURABLE_APP", None)
-    if named is None:
-        return current_app._get_current_object()
-    try:
-        app = find_app(named)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise ConfigurationError(
-            f"the Django setting CELERY_DURABLE_APP names {named!r}, which can't be loaded: {error}"
-        ) from error
-    if not isinstance(app, Celery):
-        raise ConfigurationError(f"the Django setting CELERY_DURABLE_APP names {named!r}, which is no Celery app")
-    return app
