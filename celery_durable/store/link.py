@@ -9,6 +9,7 @@ given up (see ``watch.py``), and counts as a connection that broke.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -119,10 +120,19 @@ class Link:
         finally:
             watch.end(watched)
 
-    def linger(self) -> None:
-        """What the operation does from here on takes as long as there are rows: wait for that."""
-        if self._watched is not None:
-            self._watched.linger()
+    @contextmanager
+    def lingering(self) -> Iterator[None]:
+        """What the operation does meanwhile takes as long as there are rows: wait for that."""
+        watched = self._watched
+        if watched is None:
+            yield
+            return
+        watched.until = math.inf
+        try:
+            yield
+        finally:
+            watched.until = time.monotonic() + watched.seconds
+            watch.begin(watched)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -102,8 +102,8 @@ class Operating(Handing):
                     if place is None:
                         return "no step"
                     before = place
-                link.linger()
-                self._insert_copy(connection, replace(copy_of(original), origin=origin), before, deed)
+                with link.lingering():
+                    self._insert_copy(connection, replace(copy_of(original), origin=origin), before, deed)
                 return "started"
 
         return link.run(copy)
@@ -219,10 +219,10 @@ class Operating(Handing):
             with link.atomic(connection):
                 ended = list(connection.execute(self.statements.lock_ended, {"ids": ids}).scalars())
                 if ended:
-                    link.linger()
-                    for delete in self.statements.forget_rows.values():
-                        connection.execute(delete, {"ids": ended})
-                    connection.execute(self.statements.forget_runs, {"ids": ended})
+                    with link.lingering():
+                        for delete in self.statements.forget_rows.values():
+                            connection.execute(delete, {"ids": ended})
+                        connection.execute(self.statements.forget_runs, {"ids": ended})
                 return len(ended)
 
         return link.run(forget)

@@ -184,8 +184,8 @@ class Starting(Lines):
             row = self._row(connection, statements.claimed, at_id=run_id, token=token)
             if row is None:
                 return NotClaimed("running")
-        link.linger()
-        steps = connection.execute(statements.history, {"at_id": run_id}).all()
+        with link.lingering():
+            steps = connection.execute(statements.history, {"at_id": run_id}).all()
         return self._make_claim(run_id, token, row, steps)
 
     def _not_claimable(self, connection: Connection, values: Mapping[str, Any]) -> Outcome | NotClaimed | None:

@@ -34,10 +34,6 @@ class Watched:
         self.until = time.monotonic() + seconds
         self.is_overdue = False
 
-    def linger(self) -> None:
-        """What it does now takes as long as there are rows."""
-        self.until = math.inf
-
 
 class _Watch:
     """All operations of this process, and the thread that looks after them."""
@@ -49,6 +45,7 @@ class _Watch:
         self._looks_at = math.inf
 
     def begin(self, watched: Watched) -> None:
+        """Look after an operation from now on; also one whose time has been set anew."""
         with self._changed:
             self._under_way.add(watched)
             if self._thread is None:

@@ -49,7 +49,7 @@ SERIALIZED = ["claim", "record a step", "settle a step that has begun", "record 
 NAMED = {operation.name: operation for operation in OPERATIONS}
 
 
-def _store(faulty: Faulty, option: str, init_command: str = "") -> Store:
+def store_with(faulty: Faulty, option: str, init_command: str = "") -> Store:
     url = make_url(faulty.url)
     if faulty.wire.kind == "postgresql":
         url = url.update_query_dict({"options": f"{url.query['options']} {option}"})
@@ -61,11 +61,15 @@ def _store(faulty: Faulty, option: str, init_command: str = "") -> Store:
 @pytest.fixture(scope="module")
 def victim(faulty: Faulty) -> Iterator[Store]:
     """A store whose sessions are the first to look for a deadlock, and wait for a lock for a second."""
-    with faulty.direct.engine.connect() as connection:
-        connection.exec_driver_sql("CREATE TABLE ballast (number INT)")
-    opened = _store(faulty, "-cdeadlock_timeout=20ms -clock_timeout=1s", "SET innodb_lock_wait_timeout = 1")
+    opened = victim_of(faulty)
     yield opened
     opened.engine.dispose()
+
+
+def victim_of(faulty: Faulty) -> Store:
+    with faulty.direct.engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE ballast (number INT)")
+    return store_with(faulty, "-cdeadlock_timeout=20ms -clock_timeout=1s", "SET innodb_lock_wait_timeout = 1")
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def test_a_deadlock(faulty: Faulty, victim: Store, name: str) -> None:
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 @pytest.mark.parametrize("faulty", ["postgresql"], indirect=True)  # MySQL waits, and then sees what is there
 def test_a_serialization_failure(faulty: Faulty, isolation: str) -> None:
-    strict = _store(faulty, f"-cdefault_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}")
+    strict = store_with(faulty, f"-cdefault_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}")
     for name in SERIALIZED:
         with noting(strict) as noted:
             found = performed(faulty, NAMED[name], strict, lambda scene: holding(faulty, touch(scene)))

@@ -42,7 +42,9 @@ def hurried(faulty: Faulty) -> Iterator[Store]:
     opened.engine.dispose()
 
 
-@pytest.mark.parametrize("name", ["start", "claim", "record a step", "suspend: sleep, wait and call", "emit"])
+@pytest.mark.parametrize(
+    "name", ["start", "claim", "claim with a share", "record a step", "suspend: sleep, wait and call", "emit", "prune"]
+)
 def test_an_answer_that_does_not_come(faulty: Faulty, hurried: Store, name: str) -> None:
     """The connection stays open, and nothing comes out of it any more."""
 
@@ -134,8 +136,8 @@ def test_what_takes_long_because_there_is_much_of_it_is_waited_for(faulty: Fault
     sleep = {"postgresql": "SELECT pg_sleep(1)", "mysql": "SELECT SLEEP(1)"}[faulty.wire.kind]
 
     def take_long(connection: Connection) -> str:
-        link.linger()
-        return str(connection.execute(text(sleep)).scalar())
+        with link.lingering():
+            return str(connection.execute(text(sleep)).scalar())
 
     with slow.link() as link, noting(slow) as noted:
         link.run(take_long)

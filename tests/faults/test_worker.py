@@ -28,7 +28,7 @@ def test_a_worker_whose_database_hangs(stage: Stage) -> None:
     direct = stage.config_of_workers["durable_database_url"]
     wire = Wire(direct)
     stage.config_of_workers["durable_database_url"] = wire.url
-    (stuck,) = stage.start_workers("stuck")
+    (stuck,) = stage.start_workers("stuck", concurrency=1)
     run = tasks.many_steps.delay(4, 0.5)
     wait_until(lambda: effects(run.id, "step-1"), TIMEOUT, "step-1 begins")
     wire.is_frozen = True
