@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
 from ..core.codec import encode
 from ..core.ids import MAX_ID, check_name, fingerprint
 from ..core.replay import Mismatch
 from ..errors import HistoryMismatch
 from ..store.records import StepWrite
+from .control import DatabaseAway
 from .where import Place, caller
 
 if TYPE_CHECKING:
@@ -65,7 +68,12 @@ def mismatch_of(run: Pass, found: Mismatch, given: str, place: Place) -> History
     """What was recorded and what is asked, side by side."""
     recorded, asked = found.recorded, found.asked
     # Read only, and not by the way that writes go: a rehearsal tells of it, too.
-    row = run.store.recorded_input(run.link, run.run_id, recorded.id)
+    try:
+        row = run.store.recorded_input(run.link, run.run_id, recorded.id)
+    except DBAPIError as error:
+        if run.is_rehearsal:
+            raise
+        run.leave(DatabaseAway(str(error)))
     function = f" of {row['function']}" if row is not None and row["function"] else ""
     return HistoryMismatch(
         f"step {asked.id!r} of run {run.run_id} does not fit what was recorded.\n"

@@ -303,6 +303,7 @@ class Pass(Recorder):
         self.unwinding = self.cancelled = None
         self._raised.clear()
         self.history.clear()
+        self.link.patience = 0.0
 
     def park_with(self, step: StepWrite | None, waiting_on: str, delay: int = 0, **details: Any) -> NoReturn:
         """Suspend the run until this step is due again, or for a while, and leave the body."""

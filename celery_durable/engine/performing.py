@@ -7,12 +7,14 @@ For a function: encode its input, ask the history, call it, record what came of 
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -22,10 +24,10 @@ from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
 from ..core.tries import with_try
 from ..errors import NotSerializable
+from ..store.link import CONTENDED_TRIES, is_contended, pause_for_others
 from ..store.records import StepWrite
 from .attempt import awaited, call
 from .branch import DONE, Act, Attempt, Branch, Ready, State, Waiting
-from .control import DatabaseAway
 from .current import current_step
 from .passing import Pass
 from .work import StepContext, Work
@@ -35,6 +37,8 @@ __all__ = ["Drawn", "Function", "FunctionAttempt", "delay_after"]
 logger = logging.getLogger("celery_durable")
 
 _ONCE = Retry(max_attempts=1)
+_TRIES_WHEN_LOST = 3
+"""How often a transaction is done in one attempt whose connection breaks each time: the function may be why."""
 
 
 class Function(Branch):
@@ -97,6 +101,7 @@ class FunctionAttempt(Attempt):
         self.error: BaseException | None = None
         self.recorded: StepWrite | None = None
         self.lost = False
+        self._settled: StepWrite | None = None
         # Where a transaction keeps all other writers out, a heartbeat would wait for the one it is called in.
         silent = self.work.kind == "transaction" and self.run.store.dialect.one_writer
         beat = None if silent else lambda detail: self.run.write_heartbeat(self.row, detail)
@@ -189,39 +194,67 @@ class FunctionAttempt(Attempt):
     def _in_transaction(self) -> None:
         """The function's writes and the step's record are one transaction: both are there, or neither.
 
-        The fence comes last, right before the commit: the run's row is not locked while the function works,
-        and a worker that has lost the run finds out and takes its writes back.
+        One that the database takes back, for others' sake or with its connection, was not the function's failure: it
+        is done again within the attempt, a few times; not where it is to run at most once.
         """
-        run = self.run
-        engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
-        settled: StepWrite | None = None
-        try:
-            with engine.connect() as connection, connection.begin() as transaction:
-                # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
-                with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
-                    args, kwargs = self.branch.args, self.branch.kwargs
-                    value = call(lambda: self.fn(session, *args, **kwargs), self.timeout, self.what)
-                    session.commit()
-                    self.keep(value)
-                settled = run.settled(self._row_now(), result=self.result)
-                if run.tasks is not None:
-                    settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
-                if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
-                    self.lost = True
-                    transaction.rollback()
-        except DBAPIError:
-            # Broken at the commit, perhaps: then only the database knows whether it took place.
-            if settled is None or not self._was_committed():
-                raise
-        self.recorded = settled
-
-    def _was_committed(self) -> bool:
-        try:
-            return (
-                self.run.store.step_status(self.run.link, self.run.fence, self.row.id, self.run.patience) == "completed"
+        for times in itertools.count(1):
+            error = self._one_transaction()
+            if error is None:
+                return
+            most = CONTENDED_TRIES if is_contended(error) else _TRIES_WHEN_LOST
+            if times >= most or self.work.options.at_most_once:
+                raise error
+            logger.info(
+                "run %s, %s: its transaction was taken back, and is done again: %s", self.run.run_id, self.what, error
             )
+            pause_for_others(times)
+
+    def _one_transaction(self) -> DBAPIError | None:
+        """The error where the database has taken it back."""
+        run, is_lost = self.run, True
+        engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
+        try:
+            with engine.connect() as connection:
+                try:
+                    self._transact(connection)
+                except DBAPIError:
+                    is_lost = connection.invalidated
+                    raise
         except DBAPIError as error:
-            self.run.leave(DatabaseAway(str(error)))
+            # Broken at the commit, perhaps: then only the database knows whether it took place.
+            result = self._committed() if is_lost or self._settled is not None else None
+            if result is None or self._settled is None:
+                if is_lost or is_contended(error):
+                    return error
+                raise
+            self._settled = replace(self._settled, result=result)
+        self.recorded = self._settled
+        return None
+
+    def _transact(self, connection: Connection) -> None:
+        """The fence comes last, right before the commit: the run's row is not locked while the function works,
+        and a worker that has lost the run finds out and takes its writes back."""
+        run, self._settled = self.run, None
+        with connection.begin() as transaction:
+            # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
+            with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
+                args, kwargs = self.branch.args, self.branch.kwargs
+                value = call(lambda: self.fn(session, *args, **kwargs), self.timeout, self.what)
+                session.commit()
+                self.keep(value)
+            settled = run.settled(self._row_now(), result=self.result)
+            if run.tasks is not None:
+                settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
+            self._settled = settled
+            if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
+                self.lost = True
+                transaction.rollback()
+
+    def _committed(self) -> str | None:
+        """The step's result as it is recorded, if it is: by this try, or one before whose commit came late."""
+        run = self.run
+        row = run.reaching(lambda: run.store.own_outcome(run.link, run.fence, self.row.id))
+        return None if row is None or row["status"] != "completed" else str(row["result"])
 
 
 def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> StepWrite:

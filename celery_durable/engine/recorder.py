@@ -47,6 +47,7 @@ class Recorder:
         self.store = store
         self.link = link
         self.unwinding: BaseException | None = None
+        link.patience = self.patience
         self._began = store.steady.seconds()
         self._lease_until = claim.now + settings.lease
         self._asked: dict[str, int] = {}

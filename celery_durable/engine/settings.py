@@ -31,6 +31,7 @@ class Settings:
     database_url: str = "sqlite:///celery-durable.db"
     table_prefix: str = "durable_"
     auto_migrate: bool = True
+    database_timeout: int = 15 * SECOND
     lease: int = 30 * SECOND
     sweep_interval: int = SECOND
     eta_horizon: int = 10 * SECOND
@@ -60,6 +61,7 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         database_url=url,
         table_prefix=reader.take("table_prefix", Settings.table_prefix, _prefix),
         auto_migrate=reader.take("auto_migrate", url.startswith("sqlite"), _flag),
+        database_timeout=reader.take("database_timeout", "15s", _positive),
         lease=reader.take("lease", "30s", _positive),
         sweep_interval=reader.take("sweep_interval", "1s", _positive),
         eta_horizon=min(reader.take("eta_horizon", "10s", micros), _half_visibility(get)),

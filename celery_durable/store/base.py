@@ -19,10 +19,12 @@ from .statements import Statements
 from .steady import Steady
 from .tables import Tables
 
-__all__ = ["RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
+__all__ = ["ANSWER_WITHIN", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
 RETENTION = 30 * 86_400_000_000
 """Microseconds for which a finished run is kept where nothing is said."""
+ANSWER_WITHIN = 15.0
+"""Seconds after which a connection that does not answer is given up, where nothing is said."""
 SOON = 3_000_000
 """Microseconds that whoever lets a run go on has for sending its message, before the sweeper does."""
 Execute = Callable[[Any, Any], Any]
@@ -47,6 +49,7 @@ class StoreBase:
         auto_migrate: bool = False,
         sealer: Sealer | None = None,
         retention: int = RETENTION,
+        answer_within: float = ANSWER_WITHIN,
     ) -> None:
         self.engine = make_engine(url)
         self.dialect = self.choose_dialect()
@@ -56,6 +59,7 @@ class StoreBase:
         self._auto_migrate = auto_migrate
         self._ready = not auto_migrate
         self.retention = retention
+        self._answer_within = None if self.dialect.one_writer else answer_within
         self.sealed = sealer is not None
         self._preparing = threading.Lock()
 
@@ -74,7 +78,10 @@ class StoreBase:
     def link(self) -> Link:
         """A connection to hold for a while."""
         self.prepare()
-        return Link(self.engine, self.dialect)
+        return self._open_link()
+
+    def _open_link(self) -> Link:
+        return Link(self.engine, self.dialect, self._answer_within)
 
     def migrate(self) -> bool:
         """Bring the schema to this code's version; whether there was anything to do."""
@@ -87,7 +94,7 @@ class StoreBase:
 
     def schema_state(self) -> SchemaState:
         """Where the schema stands; it is not made or upgraded for that."""
-        with Link(self.engine, self.dialect) as link:
+        with self._open_link() as link:
             return link.run(lambda connection: schema_state(connection, self.prefix))
 
     def set_aside(self, link: Link, fence: Fence, waiting_on: str) -> bool:
@@ -98,7 +105,7 @@ class StoreBase:
             "token": new_token(),
             "waiting_on": waiting_on[:500],
         }
-        return self._changed(link, self.statements.set_aside, values)
+        return self._handed_on(link, self.statements.set_aside, values)
 
     def _note(self, execute: Execute, run_id: str | None, deed: Deed | None) -> None:
         """Keep who did what to a run, in the transaction in which it is done."""
@@ -110,6 +117,16 @@ class StoreBase:
     def _has_token(self, connection: Connection, run_id: str, token: int) -> bool:
         row = self._row(connection, self.statements.outcome, at_id=run_id)
         return row is not None and row["token"] == token
+
+    def _handed_on(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:
+        """Give a run a new token with what becomes of it; whether this did, or an earlier try whose answer was lost."""
+
+        def hand_on(connection: Connection) -> bool:
+            if connection.execute(statement, values).rowcount > 0:
+                return True
+            return self._has_token(connection, values["at_id"], values["token"])
+
+        return link.run(hand_on)
 
     @staticmethod
     def _row(connection: Connection, statement: Executable, **values: Any) -> RowMapping | None:

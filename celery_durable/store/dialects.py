@@ -8,6 +8,7 @@ what is written here and nothing that a driver adds.
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import time
 import weakref
@@ -21,7 +22,13 @@ from sqlalchemy.pool import StaticPool
 
 from ..errors import ConfigurationError
 
-__all__ = ["Dialect", "dialect_of", "make_engine"]
+__all__ = ["Dialect", "cancel_on_server", "dialect_of", "make_engine", "socket_of"]
+
+_CONNECT_WITHIN = 10
+"""Seconds for a server to take a connection, where the URL does not say."""
+_CANCEL_WITHIN = 5.0
+_SILENT_FOR = 30
+"""Seconds after which a peer that acknowledges nothing is gone, and a connection without traffic is asked."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def make_engine(url: str | URL) -> Engine:
         ) from error
     if kind == "sqlite":
         _tune_sqlite(engine)
+    else:
+        _notice_dead_peers(engine)
     _forget_after_fork(engine)
     return engine
 
@@ -119,8 +128,69 @@ def _options(url: URL, kind: str) -> dict[str, Any]:
         if not url.database or url.database == ":memory:":
             options["poolclass"] = StaticPool
             return options
+    else:
+        bounds = dict.fromkeys(_BOUNDS.get(url.get_driver_name(), ()), _CONNECT_WITHIN)
+        options["connect_args"] = {name: bound for name, bound in bounds.items() if name not in url.query}
     # A pass holds one connection while it runs, so there are as many as passes at once.
     return {**options, "pool_size": 5, "max_overflow": -1}
+
+
+_BOUNDS = {
+    "psycopg": ("connect_timeout",),
+    "psycopg2": ("connect_timeout",),
+    "pymysql": ("connect_timeout", "read_timeout"),  # the first alone is not for what the server says first
+    "mysqldb": ("connect_timeout",),
+}
+"""What bounds connecting, by drivers. How long a statement may take is not for them to say: see ``watch.py``."""
+
+
+def socket_of(driver: Any) -> socket.socket | None:
+    """Another handle of the socket that a driver's connection has; ``None`` where it can't be told."""
+    held = getattr(driver, "_sock", driver)  # PyMySQL has no method for it
+    if not hasattr(held, "fileno"):
+        return None
+    return socket.socket(fileno=os.dup(held.fileno()))
+
+
+def cancel_on_server(engine: Engine, driver: Any) -> None:
+    """Have the server end the statement that a connection waits for."""
+    if hasattr(driver, "cancel_safe"):  # psycopg since 3.2
+        driver.cancel_safe(timeout=_CANCEL_WITHIN)
+    elif hasattr(driver, "cancel"):
+        driver.cancel()
+    elif hasattr(driver, "thread_id"):
+        number = int(driver.thread_id())
+        killer = engine.raw_connection()
+        try:
+            killer.cursor().execute(f"KILL QUERY {number}")
+        finally:
+            killer.close()
+
+
+def _notice_dead_peers(engine: Engine) -> None:
+    """Where packets vanish, a kernel goes on sending for a quarter of an hour, and asks after two hours of silence."""
+
+    @event.listens_for(engine, "connect")
+    def notice(connection: Any, _record: Any) -> None:
+        if hasattr(connection, "_read_timeout") and "read_timeout" not in engine.url.query:
+            connection._read_timeout = None  # PyMySQL: the server has taken the connection
+        opened = socket_of(connection)
+        if opened is None:
+            return
+        with opened:
+            if opened.family in (socket.AF_INET, socket.AF_INET6):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, value in _TCP_BOUNDS.items():
+                    if hasattr(socket, name):  # not on every system
+                        opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+_TCP_BOUNDS = {
+    "TCP_KEEPIDLE": _SILENT_FOR,
+    "TCP_KEEPINTVL": _SILENT_FOR // 3,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": _SILENT_FOR * 1000,
+}
 
 
 def _tune_sqlite(engine: Engine) -> None:

@@ -96,9 +96,10 @@ class Ending(Starting, Turns, Events):
     ) -> Aftermath | None:
         """End a run that is over: a hard time limit, a revoke, an ordinary task that has reported. ``None``: it
         was not there, had ended, or is another worker's."""
+        token = new_token()
         values = {
             "at_id": run_id,
-            "token": new_token(),
+            "token": token,
             "status": status,
             "result": result,
             "error": error,
@@ -111,7 +112,9 @@ class Ending(Starting, Turns, Events):
             with link.atomic(connection):
                 caller = self._lock_parent(connection, parent)
                 if connection.execute(self.statements.end_from_outside, values).rowcount == 0:
-                    return None
+                    if not self._has_token(connection, run_id, token):
+                        return None
+                    return Aftermath(wake=(parent.run_id,) if parent else ())  # by an earlier try
                 aftermath = self._answer_parent(connection, caller, run_id, parent, status, result, error)
                 return aftermath + self._close(connection, [run_id]) if kind is None else aftermath
 

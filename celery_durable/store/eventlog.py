@@ -84,7 +84,7 @@ class EventLog(StoreBase):
             rows = connection.execute(self.statements.oldest_events, {"limit": limit}).all()
             old = [row.seq for row in rows if row.dispatched_at is not None and row.emitted_at < row.now - retention]
             if old:
-                with link.atomic(connection):
+                with link.atomic(connection), link.lingering():
                     connection.execute(self.statements.forget_events, {"events": old})
                     connection.execute(self.statements.forget_takers, {"events": old})
             return len(old)

@@ -38,13 +38,19 @@ class Events(Recording, Gated, Upkeep):
         self, link: Link, event: NewEvent, due_in: int, patience: float = 0.0, *, deed: Deed | None = None
     ) -> bool:
         """Record an event, and who emits it where that is to be kept; ``False`` where it was recorded before.
-        ``EventConflict`` where it was another."""
+        ``EventConflict`` where it was another.
+
+        One that is there after a try whose answer was lost is taken for this one's: else nobody would be told of it.
+        """
+        tries = 0
 
         def write(connection: Connection) -> bool:
+            nonlocal tries
+            tries += 1
             if deed is None:
-                return self.emit_within(connection.execute, event, due_in)
+                return self.emit_within(connection.execute, event, due_in) or tries > 1
             with link.atomic(connection):
-                return self.emit_within(connection.execute, event, due_in, deed)
+                return self.emit_within(connection.execute, event, due_in, deed) or tries > 1
 
         return link.run(write, patience)
 

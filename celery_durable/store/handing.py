@@ -54,8 +54,8 @@ class Handing(Ending):
         return link.run(write, patience)
 
     def _done_before(self, connection: Connection, fence: Fence, changes: Changes) -> Aftermath | None:
-        new = next(step.id for step in changes.steps if not step.known)
-        done = self._status_of(connection, fence.run_id, new) is not None
+        new = next((step.id for step in changes.steps if not step.known), None)
+        done = new is None or self._status_of(connection, fence.run_id, new) is not None
         return Aftermath(wake=tuple(call.id for call in changes.calls)) if done else None
 
     def suspend(

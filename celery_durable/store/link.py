@@ -2,36 +2,54 @@
 
 Every operation of the store is written so that doing it twice is the same as doing it once (it can tell
 its own earlier try from somebody else's write). So when the connection breaks, even at a commit whose
-outcome nobody knows, the operation is simply done again on a new connection, until a limit.
+outcome nobody knows, the operation is simply done again on a new connection, until a limit. One that the
+database has taken back for others' sake, in a deadlock say, is done again at once. One that gets no answer is
+given up (see ``watch.py``), and counts as a connection that broke.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 
-from ..errors import ConfigurationError, DurableError
+from ..errors import ConfigurationError, DurableError, add_note
 from .dialects import Dialect
+from .watch import Watched, watch
 
-__all__ = ["Link", "explain", "is_transient"]
+__all__ = ["CONTENDED_TRIES", "Link", "explain", "is_contended", "is_transient", "pause_for_others"]
 
 T = TypeVar("T")
 
+CONTENDED_TRIES = 10
+"""How often something is done that the database takes back for others' sake."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Link:
     """One held connection. Use as a context manager; opened at the first use."""
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+    def __init__(self, engine: Engine, dialect: Dialect, answer_within: float | None = None) -> None:
         self._engine = engine
         self._dialect = dialect
+        self._answer_within = answer_within
         self._connection: Connection | None = None
+        self._watched: Watched | None = None
+        self.patience = 0.0
+        """Seconds for which every operation has patience: while a pass holds the link."""
 
     def __enter__(self) -> Link:
         return self
@@ -44,25 +62,31 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                connection.close()
+                with self._watching(connection):  # a driver may send a ROLLBACK
+                    connection.close()
             except DBAPIError:
                 connection.invalidate()
 
     def run(self, operation: Callable[[Connection], T], patience: float = 0.0) -> T:
         """Do an operation, again and again for ``patience`` seconds while the database is away."""
-        limit = time.monotonic() + patience
+        limit = time.monotonic() + max(patience, self.patience)
         pause = _FIRST_PAUSE
-        attempt = 0
+        attempt = contended = 0
         while True:
-            attempt += 1
             try:
                 if self._connection is None:
                     self._connection = self._engine.connect()
-                return operation(self._connection)
+                with self._watching(self._connection):
+                    return operation(self._connection)
             except DBAPIError as error:
                 self._drop()
+                if is_contended(error) and contended < CONTENDED_TRIES - 1:
+                    contended += 1
+                    pause_for_others(contended)
+                    continue
                 if not is_transient(error):
                     raise explain(error, self._engine) from error
+                attempt += 1
                 # A pooled connection may have died long ago: one try on a new one costs no patience.
                 if attempt > 1 and time.monotonic() + pause > limit:
                     raise
@@ -74,6 +98,41 @@ class Link:
             if attempt > 1:
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    @contextmanager
+    def _watching(self, connection: Connection) -> Iterator[None]:
+        """Give the connection up where there is no answer on it in time."""
+        if self._answer_within is None:
+            yield
+            return
+        watched = self._watched = Watched(connection, self._answer_within)
+        try:
+            watch.begin(watched)
+            yield
+        except DBAPIError as error:
+            if watched.is_overdue:
+                add_note(
+                    error,
+                    f"celery_durable: the durable database did not answer within {watched.seconds:g} s "
+                    "(durable_database_timeout): it hangs, or somebody holds a lock that this has to wait for",
+                )
+            raise
+        finally:
+            watch.end(watched)
+
+    @contextmanager
+    def lingering(self) -> Iterator[None]:
+        """What the operation does meanwhile takes as long as there are rows: wait for that."""
+        watched = self._watched
+        if watched is None:
+            yield
+            return
+        watched.until = math.inf
+        try:
+            yield
+        finally:
+            watched.until = time.monotonic() + watched.seconds
+            watch.begin(watched)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -98,9 +157,41 @@ class Link:
 _MISSING = ("no such table", "no such column", "doesn't exist", "unknown column", "does not exist", "has no column")
 
 
+_TAKEN_BACK = {
+    "40001",  # a serialization failure
+    "40P01",  # a deadlock
+    1213,  # a deadlock, on MySQL and MariaDB
+    1020,  # a row that has changed since it was read first, where MariaDB isolates by snapshots
+}
+
+
+def is_contended(error: DBAPIError) -> bool:
+    """Whether the database has taken something back so that others could go on."""
+    return _code_of(error) in _TAKEN_BACK
+
+
+def pause_for_others(times: int) -> None:
+    """Let those go on for whose sake it was taken back; longer each time, and not in step with others who do so."""
+    time.sleep(random.uniform(0, min(0.005 * 2**times, 1.0)))
+
+
+def _code_of(error: DBAPIError) -> str | int | None:
+    """The server's code for an error, where the driver tells one."""
+    original = error.orig
+    for name in ("sqlstate", "pgcode"):
+        if isinstance(getattr(original, name, None), str):
+            return str(getattr(original, name))
+    code = original.args[0] if original is not None and original.args else None
+    return code if isinstance(code, int) else None
+
+
+_READ_ONLY = "25006"
+"""The server is a standby now, as after a failover; on a new connection it may be the primary."""
+
+
 def is_transient(error: DBAPIError) -> bool:
     """Whether doing the same again may work: the database is away, busy, or chose us in a deadlock."""
-    if error.connection_invalidated:
+    if error.connection_invalidated or (isinstance(error, InternalError) and _code_of(error) == _READ_ONLY):
         return True
     if not isinstance(error, (OperationalError, InterfaceError)):
         return False

@@ -44,7 +44,7 @@ class Operating(Handing):
                 done = connection.execute(statement, values).rowcount == 1
                 if done:
                     self._note(connection.execute, run_id, deed)
-                return done
+                return done or self._has_token(connection, run_id, values["token"])  # by an earlier try
 
         return link.run(act)
 
@@ -52,17 +52,20 @@ class Operating(Handing):
         """Let a failed run go on from the steps that it failed of: ``retried``, or why not: its status, ``missing``,
         or ``undone`` where its steps were."""
 
+        token = new_token()
+
         def retry(connection: Connection) -> str:
             with link.atomic(connection):
                 row = self._row(connection, self.statements.lock_run, at_id=run_id)
                 if row is None or row["kind"] is not None:
                     return "missing"
                 if row["status"] != "failed":
-                    return str(row["status"])
+                    by_earlier_try = self._has_token(connection, run_id, token)
+                    return "retried" if by_earlier_try else str(row["status"])
                 at_run = {"at_id": run_id}
                 if self._is_undone(connection, run_id):
                     return "undone"
-                connection.execute(self.statements.retry_failed, at_run | {"token": new_token()})
+                connection.execute(self.statements.retry_failed, at_run | {"token": token})
                 again, anew = decode(row["blamed"]) if row["blamed"] else ([], [])
                 if again:
                     connection.execute(self.statements.reset_steps, at_run | {"ids": again})
@@ -99,7 +102,8 @@ class Operating(Handing):
                     if place is None:
                         return "no step"
                     before = place
-                self._insert_copy(connection, replace(copy_of(original), origin=origin), before, deed)
+                with link.lingering():
+                    self._insert_copy(connection, replace(copy_of(original), origin=origin), before, deed)
                 return "started"
 
         return link.run(copy)
@@ -215,9 +219,10 @@ class Operating(Handing):
             with link.atomic(connection):
                 ended = list(connection.execute(self.statements.lock_ended, {"ids": ids}).scalars())
                 if ended:
-                    for delete in self.statements.forget_rows.values():
-                        connection.execute(delete, {"ids": ended})
-                    connection.execute(self.statements.forget_runs, {"ids": ended})
+                    with link.lingering():
+                        for delete in self.statements.forget_rows.values():
+                            connection.execute(delete, {"ids": ended})
+                        connection.execute(self.statements.forget_runs, {"ids": ended})
                 return len(ended)
 
         return link.run(forget)

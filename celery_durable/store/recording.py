@@ -101,9 +101,9 @@ class Recording(StoreBase):
         if known:
             connection.execute(self.statements.update_step, known)
 
-    def step_status(self, link: Link, fence: Fence, step_id: str, patience: float = 0.0) -> str | None:
-        """How a step is recorded now: to learn the outcome of a commit that gave no answer."""
-        return link.run(lambda connection: self._status_of(connection, fence.run_id, step_id), patience)
+    def own_outcome(self, link: Link, fence: Fence, step_id: str) -> RowMapping | None:
+        """A step's status and result as they are recorded now: to learn the outcome of a commit that gave no answer."""
+        return link.run(lambda at: self._row(at, self.statements.own_outcome, at_id=fence.run_id, at_step=step_id))
 
     def recorded_input(self, link: Link, run_id: str, step_id: str) -> RowMapping | None:
         """What a step was given when it was recorded."""

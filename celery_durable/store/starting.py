@@ -78,8 +78,7 @@ class Starting(Lines):
         }
 
         def insert(connection: Connection) -> Claim | None:
-            if not self._insert(link, connection, run, values):
-                return None
+            self._insert(link, connection, run, values)  # or an earlier try did, whose answer was lost
             row = self._row(connection, self.statements.claimed, at_id=run.id, token=token)
             return None if row is None else self._make_claim(run.id, token, row, [])
 
@@ -159,9 +158,9 @@ class Starting(Lines):
 
         def take(connection: Connection) -> Claim | Outcome | NotClaimed:
             if line is None:
-                return self._claim(connection, values)
+                return self._claim(link, connection, values)
             with link.atomic(connection):
-                return self._queued(connection, values, line) or self._claim(connection, values)
+                return self._queued(connection, values, line) or self._claim(link, connection, values)
 
         try:
             return link.run(take, patience)
@@ -170,7 +169,7 @@ class Starting(Lines):
             self.set_aside(link, Fence(run_id, token), f"codec: {error}")
             return NotClaimed("paused", why=str(error))
 
-    def _claim(self, connection: Connection, values: Mapping[str, Any]) -> Claim | Outcome | NotClaimed:
+    def _claim(self, link: Link, connection: Connection, values: Mapping[str, Any]) -> Claim | Outcome | NotClaimed:
         statements, run_id, token = self.statements, values["at_id"], values["token"]
         row: RowMapping | None
         if self.dialect.update_returning:
@@ -185,7 +184,8 @@ class Starting(Lines):
             row = self._row(connection, statements.claimed, at_id=run_id, token=token)
             if row is None:
                 return NotClaimed("running")
-        steps = connection.execute(statements.history, {"at_id": run_id}).all()
+        with link.lingering():
+            steps = connection.execute(statements.history, {"at_id": run_id}).all()
         return self._make_claim(run_id, token, row, steps)
 
     def _not_claimable(self, connection: Connection, values: Mapping[str, Any]) -> Outcome | NotClaimed | None:

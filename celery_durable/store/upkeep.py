@@ -126,7 +126,7 @@ class Upkeep(StoreBase):
             "steps": steps,
             "waiting_on": "a worker, its last one died" if pause_because is None else pause_because[:500],
         }
-        return self._changed(link, self.statements.recover, values)
+        return self._handed_on(link, self.statements.recover, values)
 
     def running_under(self, link: Link, run_id: str, worker: str) -> Fence | None:
         """The fence of a run, if this worker holds it."""
@@ -144,7 +144,7 @@ class Upkeep(StoreBase):
             "delay": delay,
             "waiting_on": (pause_because or waiting_on)[:500],
         }
-        return self._changed(link, self.statements.unregistered, values)
+        return self._handed_on(link, self.statements.unregistered, values)
 
     def reconsider(self, link: Link, tasks: Iterable[str]) -> int:
         """Let runs that were parked for their code go on: this worker may bring the code that fits."""

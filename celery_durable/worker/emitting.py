@@ -85,6 +85,7 @@ def _record(runtime: Runtime, event: NewEvent, deed: Deed | None) -> bool:
         add_note(
             error,
             f"celery_durable: the event {event.name!r} could not be recorded in durable_database_url "
-            f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was emitted.",
+            f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was emitted. "
+            "Emit it again, under an event_id of its own: if only the answer was lost, it counts once.",
         )
         raise

@@ -63,6 +63,7 @@ class Runtime:
             auto_migrate=settings.auto_migrate,
             sealer=settings.sealer,
             retention=settings.retention,
+            answer_within=settings.database_timeout / SECOND,
         )
         return cls(settings, store)
 

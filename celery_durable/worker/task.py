@@ -205,7 +205,8 @@ class DurableTask(Task):
             add_note(
                 error,
                 f"celery_durable: the start of {run.task}[{run.id}] could not be recorded in durable_database_url "
-                f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was sent.",
+                f"({runtime.store.engine.url.render_as_string(hide_password=True)}), so nothing was sent. Start it "
+                "again under this id: if only the answer was lost, it is there, and is not started twice.",
             )
             raise
 

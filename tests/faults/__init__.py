@@ -1,0 +1,1 @@
+"""Faults of the database that are not a dead worker, each of them a real one."""

@@ -1,0 +1,427 @@
+"""Every operation of the store that writes, each with what has to be there before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery_durable.core.codec import encode
+from celery_durable.core.duration import SECOND
+from celery_durable.engine.events import new_event
+from celery_durable.store.lines import Line
+from celery_durable.store.records import Changes, LogLine, NewTurn, Origin, Parent
+from celery_durable.store.sharing import StateChange
+from tests.store.calling import PARKING, a_call, a_wait, together
+from tests.store.making import LEASE, a_step, lease_of
+
+from .scenes import DEED, Scene
+
+__all__ = ["OPERATIONS", "Operation"]
+
+Work = Callable[[Scene], Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that the store does. ``prepare`` comes before it, and what that returns is ``scene.given``."""
+
+    name: str
+    prepare: Work
+    act: Work
+    told_less: bool = False
+    """Where its answer is lost, the one who asks again is told less. What is left to be done is due, and is done by the
+    sweeper; who pauses or resumes finds the run as it was to be."""
+
+
+OPERATIONS: list[Operation] = []
+
+
+def _operation(name: str, prepare: Work = lambda scene: None, told_less: bool = False) -> Callable[[Work], Work]:
+    def add(act: Work) -> Work:
+        OPERATIONS.append(Operation(name, prepare, act, told_less))
+        return act
+
+    return add
+
+
+def _taken(scene: Scene) -> Any:
+    return scene.taken()
+
+
+# -- starting and taking
+
+
+@_operation("start")
+def start(scene: Scene) -> Any:
+    return scene.store.start(scene.link, scene.run())
+
+
+@_operation("start by an event", Scene.emitted)
+def start_by_event(scene: Scene) -> Any:
+    return scene.store.start(scene.link, scene.run(event=scene.given.seq))
+
+
+@_operation("start by a message without a row")
+def start_claimed(scene: Scene) -> Any:
+    return scene.store.start_claimed(scene.link, scene.run(), "w/1", LEASE, None)
+
+
+@_operation("claim", Scene.started)
+def claim(scene: Scene) -> Any:
+    return scene.claim()
+
+
+@_operation("claim with a share", Scene.started)
+def claim_share(scene: Scene) -> Any:
+    line = Line(scene.name + "line", 1)
+    return scene.store.claim(scene.link, scene.name + "r", worker="w/1", lease=LEASE, line=line)
+
+
+def _behind_another(scene: Scene) -> Any:
+    scene.started("first")
+    scene.started()
+    line = Line(scene.name + "line", 1)
+    return scene.store.claim(scene.link, scene.name + "first", worker="w/1", lease=LEASE, line=line)
+
+
+@_operation("get into a line", _behind_another)
+def queue(scene: Scene) -> Any:
+    line = Line(scene.name + "line", 1)
+    return scene.store.claim(scene.link, scene.name + "r", worker="w/1", lease=LEASE, line=line)
+
+
+def _line(scene: Scene) -> Any:
+    queue_first = _behind_another(scene)
+    queue(scene)
+    _finish(scene, queue_first)
+
+
+@_operation("let the next in a line in", _line, told_less=True)
+def let_in(scene: Scene) -> Any:
+    return scene.store.let_in(scene.link, Line(scene.name + "line", 1))
+
+
+# -- what a pass writes
+
+
+@_operation("record a step", _taken)
+def record(scene: Scene) -> Any:
+    return scene.store.record(scene.link, scene.given.fence, a_step(), lease_of(scene.given))
+
+
+def _with_step(scene: Scene, **values: Any) -> Any:
+    claim = scene.taken()
+    scene.store.record(scene.link, claim.fence, a_step(**values), lease_of(claim))
+    return claim
+
+
+@_operation("settle a step that has begun", lambda scene: _with_step(scene, status="started", result=None))
+def record_known(scene: Scene) -> Any:
+    return scene.store.record(scene.link, scene.given.fence, a_step(known=True), lease_of(scene.given))
+
+
+@_operation("record branches together", _taken)
+def record_together(scene: Scene) -> Any:
+    steps = [a_step(f"b[{number}]", position=number) for number in range(3)]
+    return together(scene.store, scene.link, scene.given.fence, steps, lease_of(scene.given))
+
+
+def _changes_of_all(scene: Scene) -> Changes:
+    """A call, a wait and a place in a line for a lock."""
+    run_id = scene.name + "r"
+    child = scene.run("c", parent=Parent(run_id, "call c"))
+    steps = (a_call(scene.name + "c"), a_wait("w", position=1), a_step("l", kind="lock", status="waiting", position=2))
+    call = a_call(child.id)
+    return Changes(
+        steps=(call.__class__(**{**vars(call), "id": "call c"}), *steps[1:]),
+        calls=(child,),
+        waits=(("w", scene.wait(scene.given)),),
+    )
+
+
+@_operation("parallel: write what a block begins", _taken)
+def change(scene: Scene) -> Any:
+    return scene.store.change(scene.link, scene.given.fence, _changes_of_all(scene), lease_of(scene.given))
+
+
+@_operation("suspend: sleep, wait and call", _taken)
+def suspend(scene: Scene) -> Any:
+    return scene.store.suspend(scene.link, scene.given.fence, changes=_changes_of_all(scene), **PARKING)
+
+
+@_operation("suspend: a wait alone", _taken)
+def suspend_waiting(scene: Scene) -> Any:
+    changes = Changes(steps=(a_wait("w"),), waits=(("w", scene.wait(scene.given)),))
+    return scene.store.suspend(scene.link, scene.given.fence, changes=changes, **PARKING)
+
+
+@_operation("finish", _taken)
+def finish(scene: Scene) -> Any:
+    return _finish(scene, scene.given)
+
+
+def _finish(scene: Scene, claim: Any, status: str = "completed", **values: Any) -> Any:
+    given = {"result": "1"} if status == "completed" else {"error": "{}"}
+    return scene.store.finish(
+        scene.link, claim.fence, status=status, now=claim.now, lease=LEASE, parent=claim.parent, **given | values
+    )
+
+
+def _child(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    suspend(scene)
+    return scene.claim("c")
+
+
+def _caller(scene: Scene) -> Any:
+    _child(scene)
+    return scene.claim_woken()
+
+
+@_operation("a child's end", _child)
+def finish_child(scene: Scene) -> Any:
+    return _finish(scene, scene.given)
+
+
+@_operation("fail, with open steps", _caller, told_less=True)
+def fail(scene: Scene) -> Any:
+    return _finish(scene, scene.given, "failed", open_steps=True)
+
+
+@_operation("continue as new", _with_step)
+def start_over(scene: Scene) -> Any:
+    return scene.store.start_over(scene.link, scene.given.fence, "[[2],{}]")
+
+
+@_operation("pause by a mismatch", _taken)
+def pause(scene: Scene) -> Any:
+    return scene.store.pause(scene.link, scene.given.fence, waiting_on="code: x", error="{}")
+
+
+def _stopped(scene: Scene) -> Any:
+    claim = scene.taken()
+    assert scene.store.pause_by_hand(scene.link, claim.fence.run_id, DEED)
+    return claim
+
+
+@_operation("hand back a run that was stopped", _stopped)
+def hand_back(scene: Scene) -> Any:
+    return scene.store.hand_back(scene.link, scene.given.fence, [a_step()], {})
+
+
+@_operation("step.state.increment", _taken)
+def increment(scene: Scene) -> Any:
+    def add(there: str | None) -> StateChange:
+        return StateChange(str(int(there or "0") + 1), str(int(there or "0") + 1))
+
+    step = a_step(kind="state", result=None)
+    done = scene.store.change_state(
+        scene.link, scene.given.fence, step, "t", scene.name + "n", add, lease_of(scene.given)
+    )
+    return done and done.result
+
+
+@_operation("step.set_progress", _taken)
+def report(scene: Scene) -> Any:
+    return scene.store.report(scene.link, scene.given.fence, "[1,2,null]", lease_of(scene.given))
+
+
+@_operation("keep the log", _taken)
+def keep_log(scene: Scene) -> Any:
+    line = LogLine("0.1", None, 1, 20, "x", "said")
+    return scene.store.keep_log(scene.link, scene.given.fence.run_id, [line])
+
+
+# -- locks
+
+
+@_operation("step.lock: take", _taken)
+def take_turn(scene: Scene) -> Any:
+    step, turn = a_step("l", kind="lock"), NewTurn(scene.name + "lock")
+    return scene.store.take_turn(scene.link, scene.given.fence, step, turn, lease_of(scene.given))
+
+
+def _locked(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    assert take_turn(scene)
+    return scene.given
+
+
+@_operation("step.lock: give back", _locked)
+def give_back(scene: Scene) -> Any:
+    step = a_step("l.release", kind="unlock", position=1)
+    return scene.store.give_back(scene.link, scene.given.fence, step, "l", lease_of(scene.given))
+
+
+def _lock_waited_for(scene: Scene) -> Any:
+    holder = _locked(scene)
+    second = scene.taken("second")
+    step = a_step("l", kind="lock", status="waiting", result=None)
+    changes = Changes(steps=(step,), turns=(("l", NewTurn(scene.name + "lock")),))
+    scene.store.suspend(scene.link, second.fence, changes=changes, **PARKING)
+    scene.given = holder
+    return give_back(scene)
+
+
+@_operation("step.lock: hand on", _lock_waited_for, told_less=True)
+def next_turn(scene: Scene) -> Any:
+    return scene.store.next_turn(scene.link, scene.name + "lock")
+
+
+# -- events
+
+
+@_operation("emit")
+def emit(scene: Scene) -> Any:
+    event = new_event(scene.name + "e", scene.name + "paid", 7, "k", max_payload=1000)
+    return scene.store.emit(scene.link, event, SECOND)
+
+
+@_operation("step.emit", _taken)
+def emit_step(scene: Scene) -> Any:
+    event = new_event(scene.name + "e", scene.name + "paid", 7, "k", max_payload=1000)
+    step = a_step(kind="emit")
+    return scene.store.emit_step(scene.link, scene.given.fence, step, event, SECOND, lease_of(scene.given), 0.0)
+
+
+def _event_first(scene: Scene) -> Any:
+    claim = scene.taken()
+    return claim, scene.emitted()
+
+
+@_operation("take an event that came first", _event_first)
+def take_event(scene: Scene) -> Any:
+    claim, event = scene.given
+    return scene.store.take_event(scene.link, claim.fence, a_step("w", kind="wait"), event.seq, lease_of(claim))
+
+
+def _waiting(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    suspend_waiting(scene)
+    return scene.emitted()
+
+
+@_operation("dispatch: deliver and wake", _waiting, told_less=True)
+def deliver(scene: Scene) -> Any:
+    event = scene.given
+    return scene.store.deliver(scene.link, event, scene.message(event), [(scene.name + "r", "w")], SECOND)
+
+
+@_operation("dispatch: done", Scene.emitted)
+def dispatched(scene: Scene) -> Any:
+    return scene.store.dispatched(scene.link, scene.given.id, None)
+
+
+def _timed_out(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    suspend_waiting(scene)
+    return scene.claim_woken()
+
+
+@_operation("a wait's timeout", _timed_out)
+def end_wait(scene: Scene) -> Any:
+    step = a_wait("w", status="completed", result="null", known=True)
+    found = scene.store.end_wait(scene.link, scene.given.fence, step, lease_of(scene.given))
+    return found and found.status
+
+
+# -- people
+
+
+@_operation("cancel", _with_step)
+def cancel(scene: Scene) -> Any:
+    return scene.store.cancel(scene.link, scene.name + "r", "why", deed=DEED) and None
+
+
+@_operation("cancel with force", _child)
+def cancel_forced(scene: Scene) -> Any:
+    return scene.store.cancel(scene.link, scene.name + "r", "why", force=True, deed=DEED) and None
+
+
+@_operation("pause", _taken, told_less=True)
+def pause_by_hand(scene: Scene) -> Any:
+    return scene.store.pause_by_hand(scene.link, scene.name + "r", DEED)
+
+
+@_operation("resume", _stopped, told_less=True)
+def resume(scene: Scene) -> Any:
+    return scene.store.resume_by_hand(scene.link, scene.name + "r", DEED)
+
+
+def _failed(scene: Scene) -> Any:
+    claim = _with_step(scene, status="failed", result=None, error="{}")
+    return _finish(scene, claim, "failed", blamed=encode([["s"], []]))
+
+
+@_operation("retry", _failed)
+def retry(scene: Scene) -> Any:
+    return scene.store.retry_failed(scene.link, scene.name + "r", DEED)
+
+
+@_operation("fork", _failed)
+def fork(scene: Scene) -> Any:
+    copy = scene.run("copy", arguments="[[1],{}]")
+    return scene.store.start_copy(scene.link, Origin(scene.name + "r", "s"), lambda row: copy, DEED)
+
+
+# -- time, and what others left undone
+
+
+@_operation("heartbeat", _taken)
+def extend(scene: Scene) -> Any:
+    return scene.store.extend(scene.link, [scene.given.fence], LEASE)
+
+
+def _ended(scene: Scene) -> Any:
+    claim = scene.taken()
+    _finish(scene, claim)
+    return claim
+
+
+@_operation("mark a result delivered", _ended)
+def mark_delivered(scene: Scene) -> Any:
+    return scene.store.mark_delivered(scene.link, [scene.given.fence])
+
+
+@_operation("mark a message sent", Scene.started)
+def mark_sent(scene: Scene) -> Any:
+    return scene.store.mark_sent(scene.link, [(scene.fence(), SECOND, True)])
+
+
+@_operation("recover a dead worker's run", _taken)
+def recover(scene: Scene) -> Any:
+    return scene.store.recover(scene.link, scene.given.fence)
+
+
+@_operation("set a run aside", Scene.started)
+def unregistered(scene: Scene) -> Any:
+    return scene.store.unregistered(scene.link, scene.name + "r", delay=SECOND, pause_because=None, waiting_on="x")
+
+
+def _ordinary(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    child = scene.run("c", parent=Parent(scene.name + "r", "call c"), kind="task")
+    call = a_call(child.id)
+    step = call.__class__(**{**vars(call), "id": "call c"})
+    return scene.store.suspend(scene.link, scene.given.fence, changes=Changes(steps=(step,), calls=(child,)), **PARKING)
+
+
+@_operation("an ordinary task's report", _ordinary)
+def end_from_outside(scene: Scene) -> Any:
+    return scene.store.end_from_outside(scene.link, scene.name + "c", status="completed", result="1")
+
+
+@_operation("the sweeper's lease")
+def take_lease(scene: Scene) -> Any:
+    return scene.store.take_lease(scene.link, scene.name + "sweeper", "me", LEASE)
+
+
+@_operation("prune", _ended, told_less=True)
+def prune(scene: Scene) -> Any:
+    return scene.store.forget_runs(scene.link, older_than=0) and None  # it prunes other scenes, too
+
+
+@_operation("forget events", lambda scene: dispatched(scene.having(scene.emitted())), told_less=True)
+def forget_events(scene: Scene) -> Any:
+    return scene.store.forget_events(scene.link, -SECOND, 100) and None
