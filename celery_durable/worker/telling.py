@@ -26,7 +26,7 @@ def is_outage(backend: Any, error: BaseException) -> bool:
 
 
 class Telling:
-    """Celery's result backend, which bears outages. The state in which the run has ended is ``request.durable_ended``."""
+    """Celery's result backend, which bears outages. ``request.durable_ended`` is the state that the run ended in."""
 
     def __init__(self, backend: Any, request: Any) -> None:
         self._backend = backend

@@ -50,7 +50,6 @@ def unfinished(engine: Engine) -> dict[str, int]:
 class Audit:
     """Everything there is, read once; then one method for each claim."""
 
-    engine: Engine
     journal: Path
     effects_file: Path
     results: Any
@@ -61,8 +60,8 @@ class Audit:
     at_risk: int = 0
     """Ordinary callbacks that were not executed, and whose message may have been in a broker that was emptied."""
 
-    def run(self) -> list[Violation]:
-        self._read()
+    def run(self, connection: Connection) -> list[Violation]:
+        self._read(connection)
         for claim in (
             self.every_plan_was_done,
             self.every_run_ended_as_it_should,
@@ -77,7 +76,7 @@ class Audit:
             claim()
         return self.violations
 
-    def _read(self) -> None:
+    def _read(self, connection: Connection) -> None:
         lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
         self.plans = {plan.id: plan for plan in (Plan(**line["plan"]) for line in lines if line["what"] == "planned")}
         self.done = {(line["what"], line.get("id")): line["at"] for line in lines}
@@ -85,19 +84,18 @@ class Audit:
             plan.id: SHAPES[plan.shape].expected(plan) for plan in self.plans.values()
         }
         self.effects: dict[tuple[str, str], list[Effect]] = read_effects(self.effects_file)
-        with self.engine.connect() as connection:
-            self.runs = {row["id"]: row for row in rows(connection, "durable_run")}
-            self.steps: dict[str, dict[str, Any]] = defaultdict(dict)
-            self.all_steps = rows(connection, "durable_step")
-            for row in self.all_steps:
-                self.steps[row["run_id"]][row["id"]] = row
-            self.inputs = {row["run_id"] for row in rows(connection, "durable_input")}
-            self.events = {row["id"]: row for row in rows(connection, "durable_event")}
-            self.taken = rows(connection, "durable_taken")
-            self.waits, self.turns = rows(connection, "durable_wait"), rows(connection, "durable_turn")
-            self.states, self.leases = rows(connection, "durable_state"), rows(connection, "durable_lease")
-            self.payments = rows(connection, "chaos_payment")
-            self.accounts = rows(connection, "chaos_account")
+        self.runs = {row["id"]: row for row in rows(connection, "durable_run")}
+        self.steps: dict[str, dict[str, Any]] = defaultdict(dict)
+        self.all_steps = rows(connection, "durable_step")
+        for row in self.all_steps:
+            self.steps[row["run_id"]][row["id"]] = row
+        self.inputs = {row["run_id"] for row in rows(connection, "durable_input")}
+        self.events = {row["id"]: row for row in rows(connection, "durable_event")}
+        self.taken = rows(connection, "durable_taken")
+        self.waits, self.turns = rows(connection, "durable_wait"), rows(connection, "durable_turn")
+        self.states, self.leases = rows(connection, "durable_state"), rows(connection, "durable_lease")
+        self.payments = rows(connection, "chaos_payment")
+        self.accounts = rows(connection, "chaos_account")
 
     @staticmethod
     def moment(stored: int) -> float:
@@ -306,8 +304,8 @@ class Audit:
             if run["delivered_at"] is None and run["kind"] != "task":
                 self._breach(claim, run["id"], "its result is not delivered")
             if run["parent_id"] is not None:
-                row = self.steps[run["parent_id"]].get(run["parent_step"])
-                if row is None or (row["status"] not in ENDED):
+                answer = self.steps[run["parent_id"]].get(run["parent_step"])
+                if answer is None or answer["status"] not in ENDED:
                     self._breach(claim, run["id"], f"its caller {run['parent_id']} has no answer of it")
         for what, ids in (
             ("steps", {row["run_id"] for row in self.all_steps}),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["SEEN", "SHAPES", "Expected", "Plan", "plan"]
+__all__ = ["SEEN", "SHAPES", "Expected", "Plan", "plans"]
 
 SEEN = "seen"
 """The result is what the body saw of its steps: it has to be what is recorded."""
@@ -57,10 +58,14 @@ class Shape:
 SHAPES: dict[str, Shape] = {}
 
 
-def plan(rng: random.Random, number: int, prefix: str) -> Plan:
-    """The next thing to do."""
-    name = rng.choice(list(SHAPES))
-    return SHAPES[name].make(rng, f"{prefix}-{number:05}-{name}")
+def plans(rng: random.Random, prefix: str) -> Iterator[Plan]:
+    """What to do, without an end: all shapes in any order, and again."""
+    for number, name in enumerate(itertools.chain.from_iterable(shuffled(rng) for _ in itertools.count())):
+        yield SHAPES[name].make(rng, f"{prefix}-{number:05}-{name}")
+
+
+def shuffled(rng: random.Random) -> list[str]:
+    return rng.sample(list(SHAPES), len(SHAPES))
 
 
 def steps(*ids: str) -> frozenset[str]:

@@ -39,8 +39,8 @@ durable = Durable(app)
 class Producer:
     def __init__(self, journal: Path, seed: int, rate: float, prefix: str) -> None:
         self._journal = journal.open("a", buffering=1)
-        self._random = random.Random(seed)
-        self._rate, self._prefix = rate, prefix
+        self._plans = plans.plans(random.Random(seed), prefix)
+        self._rate = rate
         self._todo: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._pending = 0
@@ -59,13 +59,13 @@ class Producer:
             heapq.heappush(self._todo, (moment, next(self._count), do))
 
     def work(self) -> None:
-        number, next_plan = 0, time.monotonic()
+        next_plan = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
             while not self._stopping.is_set() or self._pending:
                 now = time.monotonic()
                 if now >= next_plan and not self._stopping.is_set():
-                    made = plans.plan(self._random, number, self._prefix)
-                    number, next_plan = number + 1, next_plan + 1 / self._rate
+                    made = next(self._plans)
+                    next_plan += 1 / self._rate
                     self.note("planned", plan=made.written())
                     self.at(now, partial(self.start, made))
                 while self._todo and self._todo[0][0] <= now:

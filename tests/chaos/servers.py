@@ -155,8 +155,8 @@ class Redis(Server):
     programs = ("redis-server",)
     fast, hard = signal.SIGTERM, signal.SIGKILL
 
-    def url(self, port: int) -> str:
-        return f"redis://127.0.0.1:{port}/0"
+    def url(self, port: int, number: int = 0) -> str:
+        return f"redis://127.0.0.1:{port}/{number}"
 
     def command(self) -> list[str]:
         given = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": "", "appendonly": "yes"}

@@ -239,8 +239,9 @@ def spreads(self: Task) -> dict:
         ordinary = block.call("ordinary", add.s(1, 2))
         durable = block.call("durable", member.s(5))
     step.run("after", work, run, "after")
+    heard: Any = approved.result()
     return {name: future.result() for name, future in done.items()} | {
-        "approved": approved.result().payload,
+        "approved": heard.payload,
         "ordinary": ordinary.result(),
         "durable": durable.result(),
     }

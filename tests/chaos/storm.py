@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,9 @@ def weather(
     rate: float,
     keep: Path | None = None,
     drain: float = DRAIN,
+    then: Callable[[Stage, Audit], None] | None = None,
 ) -> Storm:
-    """Have a storm."""
+    """Have a storm. ``then`` is called with what is left of it, if all is well."""
     storm = Storm(broker, database, seed, seconds)
     with Stage(broker, database, keep) as stage:
         stage.wait_for_workers()
@@ -112,11 +113,14 @@ def weather(
             storm.violations.append(Violation("ended", None, storm.report[-1]))
         for worker in stage.workers:
             worker.stop()
-        audit = Audit(stage.engine, stage.journal, stage.effects, results_of(stage), forgotten(monkey.deeds))
-        storm.violations += audit.run()
+        audit = Audit(stage.journal, stage.effects, results_of(stage), forgotten(monkey.deeds))
+        with stage.engine.connect() as connection:
+            storm.violations += audit.run(connection)
         if watch.most > LIMIT:
             storm.violations.append(Violation("shared", None, f"{watch.most} runs at once, where {LIMIT} may be"))
         storm.report += told(storm.violations, audit, storm.deeds)
+        if then is not None and not storm.violations:
+            then(stage, audit)
         storm.figures = (
             audit.figures()
             | {"deeds": sum(count for kind, count in monkey.counts.items() if kind != "copies")}
@@ -133,10 +137,10 @@ def weather(
     return storm
 
 
-def results_of(stage: Stage) -> Any:
-    """Celery's backend, asked without the proxies."""
-    app = Celery("audit", set_as_current=False, broker="memory://", backend=stage.backend.url(stage.backend.port))
-    return app.backend
+def results_of(stage: Stage, number: int = 0) -> Any:
+    """Celery's results, in one of Redis' databases, asked for without a proxy."""
+    url = stage.backend.url(stage.backend.port, number)
+    return Celery("audit", set_as_current=False, broker="memory://", backend=url).backend
 
 
 def forgotten(deeds: Iterable[tuple[float, str]]) -> list[tuple[float, float]]:
