@@ -121,6 +121,9 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
         runtime.keeper.hold(claimed.fence)
         try:
             return _pass(task, request, runtime, link, claimed)
+        except DBAPIError as away:  # the body's own errors are the end of the run: this one is none of them
+            logger.error("run %s: the durable database can't be reached (%s); the pass is given up", request.id, away)
+            return Gone("the durable database can't be reached")
         finally:
             runtime.keeper.drop(claimed.fence)
             _let_in(task, request, runtime, link, claimed)
