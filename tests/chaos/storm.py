@@ -30,7 +30,7 @@ MARKS = {
     "writes refused": "lost its lease",
 }
 """What workers say, and what the figures call it."""
-DRAIN = 300.0
+DRAIN = 600.0
 """Seconds that everything has to end when the monkey has stopped."""
 
 
