@@ -10,11 +10,12 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check docs pictures bench clean
+.PHONY: help demo test chaos check docs pictures bench clean
 
 help:
 	@echo "make demo     run the example project"
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
+	@echo "make chaos    real workers under ten minutes of trouble with each broker and database (ARGS=... goes to it)"
 	@echo "make check    ruff, mypy and the import contracts"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make pictures take the pictures of the documentation anew (needs Chromium)"
@@ -27,6 +28,9 @@ demo: $(VENV)/.base
 # Half of the tests wait for workers and brokers: three processes share two cores. A test file stays in one of them.
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet

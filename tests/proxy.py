@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a service, whose connections a test can cut."""
+"""A TCP proxy in front of a service, whose connections a test can cut or hold up."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import threading
 
 
 class Proxy:
-    """Forwards a local port to a service. While it is cut, connections are refused."""
+    """Forwards a local port to a service. While it is cut, connections are refused; while it is held up, nothing gets
+    through them."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
+        self._flows = threading.Event()
+        self._flows.set()
         self.port = 0
         self.restore()
 
@@ -43,6 +46,13 @@ class Proxy:
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
+    def hold_up(self) -> None:
+        """Keep what is sent, until :meth:`let_flow`: a network that has lost its way."""
+        self._flows.clear()
+
+    def let_flow(self) -> None:
+        self._flows.set()
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -58,15 +68,22 @@ class Proxy:
                 self._open |= {client, server}
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
-    @staticmethod
-    def _forward(client: socket.socket, server: socket.socket) -> None:
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while True:
-                readable, _, _ = select.select([client, server], [], [])
-                for source in readable:
-                    data = source.recv(65536)
-                    if not data:
-                        return
-                    (server if source is client else client).sendall(data)
-        for one in (client, server):
+            while self._pass_on(client, server):
+                pass
+        with self._lock:
+            self._open -= {client, server}
+        for one in (client, server):  # who is gone on the one side is gone for the other
             one.close()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
+        """What has come from either of them; whether there will be more."""
+        readable, _, _ = select.select([client, server], [], [])
+        self._flows.wait()
+        for source in readable:
+            data = source.recv(65536)
+            if not data:
+                return False
+            (server if source is client else client).sendall(data)
+        return True

@@ -64,8 +64,8 @@ class Link:
             try:
                 with self._watching(connection):  # a driver may send a ROLLBACK
                     connection.close()
-            except DBAPIError:
-                connection.invalidate()
+            except Exception:  # it is broken, and what was to be written is written: nobody has to know
+                _discard(connection)
 
     def run(self, operation: Callable[[Connection], T], patience: float = 0.0) -> T:
         """Do an operation, again and again for ``patience`` seconds while the database is away."""
@@ -137,8 +137,7 @@ class Link:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.invalidate()
-            connection.close()
+            _discard(connection)
 
     @contextmanager
     def atomic(self, connection: Connection) -> Iterator[None]:
@@ -152,6 +151,13 @@ class Link:
                 connection.exec_driver_sql("ROLLBACK")
             raise
         connection.exec_driver_sql("COMMIT")
+
+
+def _discard(connection: Connection) -> None:
+    """Let the pool forget it. One that broke while it was being closed is closed."""
+    if not connection.closed:
+        connection.invalidate()
+        connection.close()
 
 
 _MISSING = ("no such table", "no such column", "doesn't exist", "unknown column", "does not exist", "has no column")

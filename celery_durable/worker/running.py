@@ -34,6 +34,7 @@ from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
 from .signals import notice
+from .telling import is_outage
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -120,6 +121,9 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
         runtime.keeper.hold(claimed.fence)
         try:
             return _pass(task, request, runtime, link, claimed)
+        except DBAPIError as away:  # the body's own errors are the end of the run: this one is none of them
+            logger.error("run %s: the durable database can't be reached (%s); the pass is given up", request.id, away)
+            return Gone("the durable database can't be reached")
         finally:
             runtime.keeper.drop(claimed.fence)
             _let_in(task, request, runtime, link, claimed)
@@ -246,16 +250,16 @@ def _tell_monitors(task: DurableTask, request: Any, claim: Claim, ended: Ended, 
 def _tell_celery(task: DurableTask, request: Any, runtime: Runtime, ended: Ended) -> Any:
     """The end of a pass in Celery's words: a value, an error, or nothing at all."""
     if isinstance(ended, Finished):
-        request.durable_ended = True
+        request.durable_ended = states.SUCCESS
         return message_form(ended.value)
     if isinstance(ended, Failed):
-        request.durable_ended = True
+        request.durable_ended = states.FAILURE
         if isinstance(ended.error, (Ignore, Reject)):  # the body's own: no result will ever be stored
             _note_delivered(request, runtime)
         raise ended.error
     if isinstance(ended, Cancelled):
-        _revoke(task, request, ended.why)
-        _note_delivered(request, runtime)
+        if _revoke(task, request, ended.why):
+            _note_delivered(request, runtime)
         raise RunEnded(ended.why)
     if isinstance(ended, Parked):
         if ended.retry is not None:
@@ -276,9 +280,17 @@ def _tell_of_retry(task: DurableTask, request: Any, retry: RunRetry) -> None:
     signals.task_retry.send(sender=task, request=request, reason=reason, einfo=info)
 
 
-def _revoke(task: DurableTask, request: Any, why: str) -> None:
-    """What Celery does about a task that is revoked: the state, and the part of a chord that it was."""
-    task.backend.mark_as_revoked(request.id, why, request=request, store_result=not request.ignore_result)
+def _revoke(task: DurableTask, request: Any, why: str) -> bool:
+    """What Celery does about a task that is revoked: the state, and the part of a chord that it was. Whether it could
+    be done now."""
+    try:
+        task.backend.mark_as_revoked(request.id, why, request=request, store_result=not request.ignore_result)
+    except Exception as error:
+        if not is_outage(task.backend, error):
+            raise
+        logger.warning("run %s: that it is cancelled could not be told (%s); the sweeper does it", request.id, error)
+        return False
+    return True
 
 
 def _note_delivered(request: Any, runtime: Runtime) -> None:
@@ -292,9 +304,10 @@ def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = No
         # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
         retval.__traceback__ = None
     request: Any = getattr(task, "request", None)
+    told = getattr(request, "durable_ended", None) is not None and not getattr(request, "durable_untold", False)
     if state in (states.IGNORED, states.REJECTED) and not isinstance(retval, (RunParked, RunEnded, Dropped)):
         _note_no_result(task, request, retval)
-    if getattr(request, "durable_ended", False) and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
+    if told and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
         _note_delivered(request, runtime_of(task.app))
 
 

@@ -48,8 +48,9 @@ class Backlog:
 
 
 def grace(sends: int) -> int:
-    """Microseconds that a message has which was sent so often before."""
-    return GRACE * int(min(2**sends, _LONGEST_GRACE))
+    """Microseconds that a message has which was sent so often before. It grows slowly: a look that a backlog explained
+    counts as well, and a message that is lost after a few of them is not to be missed for long."""
+    return GRACE * min(1 + sends // 2, _LONGEST_GRACE)
 
 
 class Sender:
@@ -98,7 +99,7 @@ class Sender:
         except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
             # This run's message can't be made: it must not keep the others from being sent.
             logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
-            return due.fence, grace(_LONGEST_GRACE), True
+            return due.fence, GRACE * _LONGEST_GRACE, True
         return due.fence, delay + grace(due.sends), True
 
 

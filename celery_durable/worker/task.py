@@ -41,6 +41,7 @@ from .message import PASS_HEADER, keep, message_form
 from .running import run_message
 from .runtime import Runtime, runtime_of
 from .schedules import OnSchedule
+from .telling import Telling
 from .triggers import OnEvent, install_triggers, tick_of
 
 __all__ = ["DurableTask"]
@@ -268,6 +269,18 @@ class DurableTask(Task):
         return _source_version(getattr(run, "__func__", run))
 
     # -------------------------------------------------------------------- run
+
+    @property
+    def backend(self) -> Any:
+        """The result backend; while the end of a run is told, one that bears outages."""
+        backend, request = super().backend, self.request_stack.top
+        if getattr(request, "durable_ended", None) is None or request.is_eager:
+            return backend
+        return Telling(backend, request)
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one pass in a worker. Called directly, this is the plain function."""

@@ -241,3 +241,13 @@ def test_an_event_that_can_not_be_recorded_is_an_error_and_emits_nothing(postgre
     assert "so nothing was emitted" in raised.value.__notes__[0]
     away.proxy.restore()
     assert durable.emit("paid", event_id="e").duplicate is False
+
+
+def test_giving_a_broken_connection_back_is_no_error(away: Away) -> None:
+    """It was one of the pass, which had ended well: Celery took the run for failed."""
+    with away.store.link() as link:
+        assert link.run(lambda connection: connection.exec_driver_sql("SELECT 1").scalar()) == 1
+        away.proxy.cut()
+    away.proxy.restore()
+    with away.store.link() as link:
+        assert link.run(lambda connection: connection.exec_driver_sql("SELECT 2").scalar()) == 2

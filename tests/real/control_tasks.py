@@ -135,6 +135,12 @@ def held(label: str) -> str:
     return step.run("after", effect, label, "after")
 
 
+@app.task(base=DurableTask)
+def held_and_fails(label: str) -> None:
+    step.run("held", hold, label)
+    step.options(retry=ONCE).run("fails", fails)
+
+
 def needs_fix(label: str) -> str:
     effect(label, "tried")
     if not effects(label, "fixed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -67,6 +68,20 @@ def test_a_message_in_a_backlog_is_not_sent_again(desk: Desk, task: Any) -> None
 
     assert len(desk.messages()) == 1, "the first message still waits in the queue"
     assert desk.row("run")["due_at"] > 1, "but it is looked at again"
+
+
+def test_looks_at_a_backlog_do_not_put_a_lost_message_off_for_minutes(desk: Desk, task: Any) -> None:
+    """The broker is busy for a while, then it loses everything, and then the message that is sent again."""
+    task.apply_async(("o-1",), task_id="run")
+    for _ in range(6):
+        make_due(desk, "run")
+        tick(desk)
+    assert len(desk.messages()) == 1, "and here it is lost"
+    make_due(desk, "run")
+    tick(desk)
+    assert len(desk.messages()) == 1, "and here the second one"
+
+    assert desk.row("run")["due_at"] <= time.time_ns() // 1000 + 60 * SECOND
 
 
 def test_a_run_whose_worker_died_is_freed_and_sent(desk: Desk, task: Any) -> None:
