@@ -17,6 +17,7 @@ from ..core.faults import read_error, summary, write_error
 from ..core.ids import RELEASE
 from ..errors import (
     ConfigurationError,
+    DamagedRecord,
     DurableError,
     HistoryMismatch,
     RunCancelled,
@@ -24,6 +25,7 @@ from ..errors import (
     RunTimeout,
     add_note,
 )
+from ..store.base import DAMAGED
 from ..store.records import Aftermath
 from .branch import cancels
 from .control import ContinueAsNew, DatabaseAway, LeaseLost, RollingBack, RunRetry, Suspended, Unwind
@@ -125,7 +127,7 @@ def _end(run: Pass, value: Any, error: BaseException | None, result: Boundary) -
         if run.claim.cancelling is not None:  # behind the last of its verbs: nobody could tell the body
             return _cancel(run, RunCancelled(run.claim.cancelling), None)
         return _finish(run, value, result)
-    except (Unwind, HistoryMismatch) as unwind:
+    except (Unwind, HistoryMismatch, DamagedRecord) as unwind:
         return _left(run, unwind, None)
     except (DBAPIError, ConfigurationError) as away:
         return _left(run, DatabaseAway(str(away)), None)
@@ -149,7 +151,7 @@ def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> E
     if isinstance(unwinding, Suspended):
         _send_on(run)
         return Parked(str(unwinding), unwinding.wake_at)
-    if isinstance(unwinding, HistoryMismatch):
+    if isinstance(unwinding, (HistoryMismatch, DamagedRecord)):
         return _pause(run, unwinding)
     if isinstance(unwinding, RunRetry):
         return _retry(run, unwinding)
@@ -191,9 +193,9 @@ def _carries_out(error: BaseException, unwinding: BaseException) -> bool:
     return error is unwinding or isinstance(error, (Unwind, CancelledError))
 
 
-def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
+def _pause(run: Pass, mismatch: HistoryMismatch | DamagedRecord) -> Ended:
     logger.error("run %s is paused: %s", run.run_id, mismatch)
-    reason = f"code: {mismatch}"
+    reason = f"{DAMAGED if isinstance(mismatch, DamagedRecord) else 'code:'} {mismatch}"
     run.dispatcher.announce(reason, None)
     kept = run.store.pause(run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience)
     return Parked(reason, status="paused") if kept else _gave_way(run)
@@ -319,9 +321,12 @@ def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
 
 
 def recorded_end(status: str, result: str | None, error: str | None) -> Ended:
-    """The end of a run that finished earlier, to be delivered again."""
-    if status == "completed":
-        return Finished(decode(result or "null"))
-    if status == "cancelled":
-        return Cancelled(summary(error)["message"] if error else "")
-    return Failed(read_error(error) if error else DurableError("the run failed"))
+    """The end of a run that finished earlier, to be delivered again. One that can't be read is delivered as such."""
+    try:
+        if status == "completed":
+            return Finished(decode(result or "null"))
+        if status == "cancelled":
+            return Cancelled(summary(error)["message"] if error else "")
+        return Failed(read_error(error) if error else DurableError("the run failed"))
+    except DamagedRecord as damaged:
+        return Failed(damaged) if status != "cancelled" else Cancelled(str(damaged))

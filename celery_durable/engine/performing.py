@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ..core.codec import decode, encode
+from ..core.codec import decode, decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
@@ -79,7 +79,7 @@ def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, 
     of_step = what.removeprefix("the input of ")
     plain = signature.plain(work.args, work.kwargs, of_step)
     given = run.measured(encode(list(plain), what), what)
-    args, kwargs = decode(given)
+    args, kwargs = decode_arguments(given)
     args, kwargs = signature.arguments(tuple(args), kwargs, of_step)
     return given, args, kwargs
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..core.ids import ROLLBACK
 from ..core.replay import Record
-from ..errors import DuplicateStep, HistoryMismatch, NotInDurableTask, NotSerializable
+from ..errors import DamagedRecord, DuplicateStep, HistoryMismatch, NotInDurableTask, NotSerializable
 from ..store.records import StepWrite
 from .control import Unwind
 from .current import current_pass
@@ -61,7 +61,7 @@ def rehearse(run: Rehearsal, body: Callable[[], Any], ended: str | None = None) 
 
 
 def _verdict(run: Rehearsal, error: BaseException | None) -> str | None:
-    if isinstance(run.unwinding, HistoryMismatch):
+    if isinstance(run.unwinding, (HistoryMismatch, DamagedRecord)):
         return str(run.unwinding)
     if ROLLBACK in run.history:
         return None  # its end is decided, whatever the body does
