@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping
 
 from ..core.codec import decode, decode_arguments
 from ..core.duration import as_datetime
-from ..core.faults import summary
+from ..core.faults import legible, summary
 from ..core.tries import Try, read_tries
 from ..errors import DamagedRecord
 from ..model import (
@@ -106,7 +106,6 @@ def _attempt(one: Try) -> AttemptRecord:
 def event_of(logged: LoggedEvent) -> EventRecord:
     """An event of the log."""
     row = logged.row
-    errors = value_of(row["error"])
     return EventRecord(
         id=row["id"],
         name=row["name"],
@@ -119,8 +118,13 @@ def event_of(logged: LoggedEvent) -> EventRecord:
         started=tuple(logged.started),
         woke_total=logged.woke_total,
         started_total=logged.started_total,
-        error="; ".join(map(str, errors)) if isinstance(errors, list) and errors else errors or None,
+        error=_joined(value_of(row["error"])),
     )
+
+
+def _joined(errors: Any) -> str | None:
+    """What kept the tasks of an event from being started."""
+    return legible("; ".join(map(str, errors)) if isinstance(errors, list) else str(errors)) if errors else None
 
 
 def deed_of(row: Row) -> AuditRecord:
@@ -142,7 +146,7 @@ def line_of(line: LogLine) -> LogRecord:
         level=line.level,
         logger=line.logger,
         step_id=line.step_id,
-        message=str(value_of(line.message)),
+        message=legible(str(value_of(line.message))),
     )
 
 
@@ -166,7 +170,7 @@ def _progress(text: str | None) -> Progress | None:
     if type(said) is not list or len(said) != 4:
         return None
     _, value, total, note = said
-    return Progress(value=value, total=total, note=note if note is None else str(note))
+    return Progress(value=value, total=total, note=note if note is None else legible(str(note)))
 
 
 def _error(text: str | None) -> ErrorInfo | None:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import DamagedRecord, NotSerializable, StepFailed, add_note
 from .codec import decode, encode, read_json
 
-__all__ = ["bounded_error", "read_error", "summary", "with_notes", "write_error"]
+__all__ = ["bounded_error", "legible", "read_error", "summary", "with_notes", "write_error"]
 
 _MAX_TRACEBACK = 16_000
 _ELLIPSIS = "\n...\n"
@@ -99,12 +99,18 @@ def read_error(text: str, otherwise: type[Exception] = StepFailed) -> Exception:
 def summary(text: str) -> dict[str, Any]:
     """The parts of a record that people read. Raises ``DamagedRecord``."""
     record = _parse(text)
+    found = record["traceback"]
     return {
-        "type": _type_name(record),
-        "message": record["message"],
-        "traceback": record["traceback"],
-        "notes": tuple(record["notes"]),
+        "type": legible(_type_name(record)),
+        "message": legible(record["message"]),
+        "traceback": None if found is None else legible(found),
+        "notes": tuple(map(legible, record["notes"])),
     }
+
+
+def legible(text: str) -> str:
+    """A text for people: half of a character, which Python's texts may have and no other's, is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _parse(text: str) -> dict[str, Any]:

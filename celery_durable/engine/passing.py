@@ -32,7 +32,7 @@ from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store
 from .branch import Branch, Waiting, openings
 from .changing import mismatch_of
-from .control import RollingBack, Suspended
+from .control import Damaged, RollingBack, Suspended
 from .current import current_branch, current_step
 from .dispatcher import Dispatcher, tell_of
 from .recorder import Recorder
@@ -286,8 +286,8 @@ class Pass(Recorder):
         self.cancelled = self.cancelled or cancelled
         raise self.cancelled
 
-    def leave_with(self, misfit: HistoryMismatch | DamagedRecord) -> NoReturn:
-        """Leave the body because the code does not fit the run, or its record can't be read: it is paused."""
+    def leave_with(self, misfit: HistoryMismatch) -> NoReturn:
+        """Leave the body because the code does not fit the run, which is paused."""
         self.unwinding = misfit
         raise misfit
 
@@ -297,7 +297,7 @@ class Pass(Recorder):
         try:
             yield
         except DamagedRecord as damaged:
-            self.leave_with(DamagedRecord(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
+            self.leave(Damaged(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
 
     def end(self) -> None:
         """The body was left for good: what is done from here on is not cancelled, nor bounded in number."""

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ..core.codec import decode, decode_arguments, encode
+from ..core.codec import decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
@@ -67,7 +67,7 @@ class Function(Branch):
 
     def value(self) -> Any:
         what = f"the recorded result of step {self.id!r}"
-        return self.work.result().read(self.run.history[self.id].result or "null", what)
+        return self.work.result().read(self.run.stored(self.id), what)
 
 
 def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -271,4 +271,4 @@ class Drawn(Branch):
         run.write_all([run.settled(step, result=run.draw(self.id, lambda: encode(self._make())))])
 
     def value(self) -> Any:
-        return decode(self.run.history[self.id].result or "null")
+        return self.run.read(self.run.history[self.id].result)

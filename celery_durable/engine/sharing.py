@@ -74,7 +74,7 @@ class StateAccess(Branch):
         run.remember(done)
 
     def value(self) -> Any:
-        return decode(self.run.history[self.id].result or "null")
+        return self.run.read(self.run.history[self.id].result)
 
 
 def getting(run: Pass, key: str, default: Any) -> StateAccess:

@@ -267,7 +267,7 @@ def ignores_result(app: Celery, name: str, kept: str) -> bool:
     """Whether the caller, or else the task, wants no result to be stored."""
     try:
         asked = _options(app, kept, name).get("ignore_result")
-    except DamagedRecord:  # nobody knows
+    except (DamagedRecord, ContentDisallowed):  # nobody knows here
         asked = None
     return bool(getattr(app.tasks.get(name), "ignore_result", False) if asked is None else asked)
 

@@ -20,7 +20,7 @@ from celery.worker import state
 from ..core.codec import encode
 from ..core.faults import bounded_error, write_error
 from ..engine.settings import measured
-from ..errors import CallFailed, DamagedRecord, DurableError
+from ..errors import CallFailed, DurableError
 from ..store.link import Link
 from ..store.records import Aftermath, Due
 from .message import queue_of
@@ -173,7 +173,7 @@ def look_after(app: Celery, link: Link, calls: list[Due], backlog: Backlog) -> N
 def _is_in_queue(app: Celery, due: Due, backlog: Backlog) -> bool:
     try:
         return backlog.explains(queue_of(app, due.task, due.message), due.sends)
-    except DamagedRecord:  # it is told where the message is to be made
+    except Exception:  # what is wrong with it is told where the message is to be made
         return False
 
 
