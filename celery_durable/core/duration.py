@@ -41,6 +41,8 @@ def micros(duration: Duration) -> int:
         value = _parse(duration)
     elif isinstance(duration, float) and not math.isfinite(duration):
         raise ValueError(f"{duration!r:.100} is no duration: {_FORMS}")
+    elif abs(duration) > _LONGEST:  # in seconds, so it is out of bounds; a float could overflow
+        value = _LONGEST + 1 if duration > 0 else -1
     else:
         value = round(duration * SECOND)
     if value < 0:
