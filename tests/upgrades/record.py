@@ -18,6 +18,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 VERBS = {"0001": "", "0002": "event", "0003": "event call"}
 """What the package of each version has besides steps and sleeps."""
+NOT_KEPT = {"lease", "alembic_version"}
 
 
 def main() -> None:
@@ -35,18 +36,9 @@ def rows_of(database: Path) -> dict[str, list[dict[str, object]]]:
     """All rows of all tables, but the sweeper's lease and the version."""
     connection = sqlite3.connect(database)
     connection.row_factory = sqlite3.Row
-    tables = [
-        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
-    ]
-    kept = [
-        name
-        for name in tables
-        if name.startswith("durable_") and name not in ("durable_lease", "durable_alembic_version")
-    ]
-    return {
-        name.removeprefix("durable_"): [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
-        for name in kept
-    }
+    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    kept = sorted({name.removeprefix("durable_") for name in names if name.startswith("durable_")} - NOT_KEPT)
+    return {name: [dict(row) for row in connection.execute(f"SELECT * FROM durable_{name}")] for name in kept}
 
 
 if __name__ == "__main__":

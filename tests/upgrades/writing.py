@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from typing import Any
 
 from celery.contrib.testing.worker import start_worker
 
@@ -14,7 +16,7 @@ from .work import VERBS, make_app
 
 
 def main() -> None:
-    print("written by", celery_durable.__file__)
+    assert celery_durable.__file__.startswith(os.getcwd()), "the old package is expected"  # noqa: PTH109
     app = make_app(sys.argv[1], durable_auto_migrate=True)
     store = runtime_of(app).store
     expected = {"done": "completed", "failed": "failed", "asleep": "suspended", "between": "suspended"}
@@ -42,15 +44,15 @@ def main() -> None:
         store.claim(link, "dead", worker="a worker that died", lease=1_000)
 
 
-def wait(store: object, expected: dict[str, str]) -> None:
+def wait(store: Any, expected: dict[str, str]) -> None:
     end = time.monotonic() + 60
     found: dict[str, str] = {}
     while found != expected:
         if time.monotonic() > end:
             raise SystemExit(f"expected {expected}, found {found}")
         time.sleep(0.02)
-        with store.link() as link:  # type: ignore[attr-defined]
-            rows = {run_id: store.get(link, run_id) for run_id in expected}  # type: ignore[attr-defined]
+        with store.link() as link:
+            rows = {run_id: store.get(link, run_id) for run_id in expected}
         found = {run_id: row[0]["status"] for run_id, row in rows.items() if row is not None}
 
 
