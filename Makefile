@@ -4,13 +4,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+TARGET ?= codec
+SECONDS ?= 60
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test chaos check docs pictures bench clean
+.PHONY: help demo test chaos fuzz check docs pictures bench clean
 
 help:
 	@echo "make demo     run the example project"
@@ -19,6 +21,7 @@ help:
 	@echo "make check    ruff, mypy and the import contracts"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make pictures take the pictures of the documentation anew (needs Chromium)"
+	@echo "make fuzz     give a decoder anything (TARGET=codec SECONDS=60; docs/reliability.md lists them)"
 	@echo "make bench    run the benchmarks (ARGS=... goes to them)"
 	@echo "make clean    remove all that these made"
 
@@ -48,8 +51,12 @@ pictures: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)
 
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz $(TARGET) $(SECONDS)
+
 clean:
-	@rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

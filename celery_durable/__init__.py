@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     CallFailed,
     ConfigurationError,
+    DamagedRecord,
     DuplicateStep,
     DurableError,
     EventConflict,
@@ -69,6 +70,7 @@ __all__ = [
     "CallFailed",
     "Concurrency",
     "ConfigurationError",
+    "DamagedRecord",
     "DuplicateStep",
     "Durable",
     "DurableError",

@@ -4,6 +4,7 @@
     ├── NotInDurableTask     a verb was called where no run is being executed
     ├── DuplicateStep        one step id was used twice in one pass
     ├── HistoryMismatch      the code no longer fits what the run has recorded
+    ├── DamagedRecord        something stored is not what this package has written
     ├── NotSerializable      a value can't be stored, or does not fit its annotation
     ├── PayloadTooLarge      a value is larger than durable_max_payload
     ├── TooManySteps         a run recorded more than durable_max_steps
@@ -38,6 +39,7 @@ from typing import Any
 __all__ = [
     "CallFailed",
     "ConfigurationError",
+    "DamagedRecord",
     "DuplicateStep",
     "DurableError",
     "EventConflict",
@@ -88,6 +90,12 @@ class HistoryMismatch(DurableError):
     """The code asks for something else than the run has recorded."""
 
     code = "history-mismatch"
+
+
+class DamagedRecord(DurableError):
+    """Something that is stored can't be read: it is not what this package has written."""
+
+    code = "damaged-record"
 
 
 class NotSerializable(DurableError):

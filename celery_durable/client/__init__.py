@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from ..core.codec import decode, encode
+from ..core.codec import decode_arguments, encode
 from ..core.duration import Duration, micros
 from ..core.ids import check_run_id, fingerprint
 from ..errors import DurableError, RunNotFound, StepNotFound, WrongStatus
@@ -126,7 +126,7 @@ class Client(Answering):
         def copy_of(original: RowMapping) -> NewRun:
             arguments = original["arguments"]
             if given != (None, None):
-                args, kwargs = decode(arguments)
+                args, kwargs = decode_arguments(arguments)
                 args = args if given[0] is None else list(given[0])
                 arguments = self._arguments(original["task"], args, kwargs if given[1] is None else given[1])
             message = self._message_of_copy(original["message"])

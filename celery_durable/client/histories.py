@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from ..core.codec import decode, encode
-from ..errors import DurableError
+from ..errors import DamagedRecord, DurableError
 
 __all__ = ["history_text", "read_history"]
 
@@ -48,7 +48,10 @@ def _out(name: str, value: Any, redact: Callable[[Any], Any] | None) -> Any:
         return value
     if redact is not None and name in ("arguments", "input"):
         value = encode(redact(decode(value)))
-    told = json.loads(value)
+    try:
+        told = json.loads(value)
+    except ValueError as error:
+        raise DamagedRecord(f"the {name} of the run, or of a step, is no JSON: {value!r:.80}") from error
     if name == "error" and isinstance(told, dict):
         told.pop("traceback", None)
     return told
@@ -61,7 +64,7 @@ def read_history(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         known = told["celery_durable_history"]
         rows = [told["run"], *told["steps"]]
         run, *steps = [{name: _in(name, value) for name, value in row.items()} for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DurableError(
             f"this is no history of a run ({type(error).__name__}: {error}): Durable(app).export(run_id) makes one"
         ) from error

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..core.duration import as_datetime
-from ..core.faults import summary
 from ..model import ErrorInfo, StepRecord
+from .views import error_of
 
 __all__ = ["outlined"]
 
@@ -61,5 +61,4 @@ def _outline(
 
 
 def _error(text: str) -> ErrorInfo:
-    told = summary(text)
-    return ErrorInfo(type=told["type"], message=told["message"])
+    return error_of(text).model_copy(update={"traceback": None, "notes": ()})

@@ -211,15 +211,19 @@ def check_limit(limit: int) -> None:
 
 
 def _number(after: str | None) -> int | None:
-    if after is not None and not after.isdecimal():
-        raise ValueError(f"after={after!r}: what page.next was is expected")
-    return None if after is None else int(after)
+    if after is None:
+        return None
+    # As the database counts: what has more digits is larger than any place there is.
+    if not (after.isascii() and after.isdecimal() and len(after) < 19):
+        raise ValueError(f"after={after!r:.100}: what page.next was is expected")
+    return int(after)
 
 
 def _place(after: str | None) -> tuple[int, str] | None:
     if after is None:
         return None
     at, colon, run_id = after.partition(":")
-    if not at.isdecimal() or not colon:
-        raise ValueError(f"after={after!r}: what page.next was is expected")
-    return int(at), run_id
+    number = _number(at)
+    if number is None or not run_id.isprintable() or not colon:
+        raise ValueError(f"after={after!r:.100}: what page.next was is expected")
+    return number, run_id

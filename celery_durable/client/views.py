@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from sqlalchemy import RowMapping
 
-from ..core.codec import decode
+from ..core.codec import decode, decode_arguments
 from ..core.duration import as_datetime
-from ..core.faults import summary
+from ..core.faults import legible, summary
 from ..core.tries import Try, read_tries
+from ..errors import DamagedRecord
 from ..model import (
     AttemptRecord,
     AuditRecord,
@@ -26,7 +27,7 @@ from ..model import (
 from ..store.eventlog import LoggedEvent
 from ..store.records import LogLine
 
-__all__ = ["deed_of", "event_of", "line_of", "run_of", "step_of", "value_of"]
+__all__ = ["deed_of", "error_of", "event_of", "line_of", "run_of", "step_of", "value_of"]
 
 Row = RowMapping | Mapping[str, Any]
 Redact = Callable[[Any], Any]
@@ -34,7 +35,7 @@ Redact = Callable[[Any], Any]
 
 def run_of(row: Row, redact: Redact, **more: Any) -> Run:
     """A run. What it was started with is shown without secrets."""
-    args, kwargs = redact(decode(row["arguments"])) if row["arguments"] else (None, None)
+    args, kwargs = redact(_arguments(row["arguments"]))
     origin = {"forked_from" if row["origin_step"] else "replayed_from": row["origin_id"]} if row["origin_id"] else {}
     return Run(
         id=row["id"],
@@ -105,7 +106,6 @@ def _attempt(one: Try) -> AttemptRecord:
 def event_of(logged: LoggedEvent) -> EventRecord:
     """An event of the log."""
     row = logged.row
-    errors = value_of(row["error"])
     return EventRecord(
         id=row["id"],
         name=row["name"],
@@ -118,8 +118,13 @@ def event_of(logged: LoggedEvent) -> EventRecord:
         started=tuple(logged.started),
         woke_total=logged.woke_total,
         started_total=logged.started_total,
-        error="; ".join(errors) if errors else None,
+        error=_joined(value_of(row["error"])),
     )
+
+
+def _joined(errors: Any) -> str | None:
+    """What kept the tasks of an event from being started."""
+    return legible("; ".join(map(str, errors)) if isinstance(errors, list) else str(errors)) if errors else None
 
 
 def deed_of(row: Row) -> AuditRecord:
@@ -141,24 +146,43 @@ def line_of(line: LogLine) -> LogRecord:
         level=line.level,
         logger=line.logger,
         step_id=line.step_id,
-        message=decode(line.message),
+        message=legible(str(value_of(line.message))),
     )
 
 
 def value_of(text: str | None) -> Any:
-    """A stored value."""
-    return None if text is None else decode(text)
+    """A stored value. What can't be read is told in its place: a person has to find the run, and see what it has."""
+    try:
+        return None if text is None else decode(text)
+    except DamagedRecord as damaged:
+        return f"<{damaged}>"
+
+
+def _arguments(text: str | None) -> tuple[Any, Any]:
+    try:
+        return (None, None) if text is None else decode_arguments(text)
+    except DamagedRecord as damaged:
+        return f"<{damaged}>", None
 
 
 def _progress(text: str | None) -> Progress | None:
-    if text is None:
+    said = value_of(text)
+    if type(said) is not list or len(said) != 4:
         return None
-    _, value, total, note = decode(text)
-    return Progress(value=value, total=total, note=note)
+    _, value, total, note = said
+    return Progress(value=value, total=total, note=note if note is None else legible(str(note)))
 
 
 def _error(text: str | None) -> ErrorInfo | None:
-    return None if text is None else ErrorInfo(**summary(text))
+    return None if text is None else error_of(text)
+
+
+def error_of(text: str) -> ErrorInfo:
+    """A stored error, likewise."""
+    try:
+        return ErrorInfo(**summary(text))
+    except DamagedRecord as damaged:
+        return ErrorInfo(type="DamagedRecord", message=str(damaged))
 
 
 def _time(instant: int | None) -> Any:

@@ -15,13 +15,15 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from ..errors import DurableError, NotSerializable
+from ..errors import DamagedRecord, NotSerializable
 from ..model import Event
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "decode_arguments", "encode", "read_json"]
+
+T = TypeVar("T")
 
 TAG = "$"
 _MAX_DEPTH = 200
@@ -49,11 +51,34 @@ def encode(value: Any, what: str = "the value") -> str:
 
 
 def decode(text: str) -> Any:
-    """The value that :func:`encode` was given, in types of this file only."""
+    """The value that :func:`encode` was given, in types of this file only. Raises ``DamagedRecord``."""
+    return _read(text, _unpack)
+
+
+def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call as they were recorded: those by position, and those by name."""
+    args, kwargs = _read(text, _unpack_pair)
+    return args, kwargs
+
+
+def read_json(text: str, kind: type[T]) -> T:
+    """The plain JSON of a record that is no value, if it is of this kind. Raises ``DamagedRecord``."""
+
+    def check(found: Any) -> T:
+        if type(found) is not kind:
+            raise TypeError(f"it is no {kind.__name__}")
+        return found
+
+    return _read(text, check)
+
+
+def _read(text: str, unpack: Callable[[Any], T]) -> T:
     try:
-        return _unpack(json.loads(text))
+        return unpack(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise DurableError(f"a stored value can't be decoded ({error}): {text[:80]!r}") from error
+        raise DamagedRecord(
+            f"a stored value can't be decoded ({type(error).__name__}: {str(error)[:200]}): {text!r:.80}"
+        ) from error
 
 
 def _explain(what: str, error: _Unstorable) -> str:
@@ -127,6 +152,13 @@ def _unpack(value: Any) -> Any:
             return _READERS[value[TAG]](value["v"])
         return {key: _unpack(item) for key, item in value.items()}
     return value
+
+
+def _unpack_pair(value: Any) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = _unpack(value)
+    if type(args) is not list or type(kwargs) is not dict or not all(type(name) is str for name in kwargs):
+        raise TypeError("no arguments by position and by name")
+    return args, kwargs
 
 
 _OF_EVENT = tuple(Event.model_fields)

@@ -36,17 +36,19 @@ def micros(duration: Duration) -> int:
     if isinstance(duration, timedelta):
         value = duration // timedelta(microseconds=1)
     elif isinstance(duration, bool) or not isinstance(duration, (str, int, float)):
-        raise TypeError(f"{duration!r} is no duration: {_FORMS}")
+        raise TypeError(f"{duration!r:.100} is no duration: {_FORMS}")
     elif isinstance(duration, str):
         value = _parse(duration)
     elif isinstance(duration, float) and not math.isfinite(duration):
-        raise ValueError(f"{duration!r} is no duration: {_FORMS}")
+        raise ValueError(f"{duration!r:.100} is no duration: {_FORMS}")
+    elif abs(duration) > _LONGEST:  # in seconds, so it is out of bounds; a float could overflow
+        value = _LONGEST + 1 if duration > 0 else -1
     else:
         value = round(duration * SECOND)
     if value < 0:
-        raise ValueError(f"a duration can't be negative, and {duration!r} is")
+        raise ValueError(f"a duration can't be negative, and {duration!r:.100} is")
     if value > _LONGEST:
-        raise ValueError(f"{duration!r} is longer than 100 years, the longest duration there is")
+        raise ValueError(f"{duration!r:.100} is longer than 100 years, the longest duration there is")
     return value
 
 
@@ -56,11 +58,11 @@ def _parse(text: str) -> int:
     while end < len(text):
         part = _PART.match(text, end)
         if part is None:
-            raise ValueError(f"{text!r} is no duration: {_FORMS}")
+            raise ValueError(f"{text!r:.100} is no duration: {_FORMS}")
         total += float(part[1]) * _UNITS[part[2]]
         end = part.end()
     if not end:
-        raise ValueError(f"{text!r} is no duration: {_FORMS}")
+        raise ValueError(f"{text!r:.100} is no duration: {_FORMS}")
     return round(min(total, _LONGEST + 1.0))
 
 
@@ -71,7 +73,7 @@ def moment(when: Moment) -> int:
             when = datetime.fromisoformat(when.replace("Z", "+00:00") if when.endswith("Z") else when)
         except ValueError:
             raise ValueError(
-                f'{when!r} is no point in time: write ISO 8601 with an offset, such as "2026-11-21T09:00:00+00:00"'
+                f'{when!r:.100} is no point in time: write ISO 8601 with an offset, such as "2026-11-21T09:00:00+00:00"'
             ) from None
     if isinstance(when, datetime):
         if when.tzinfo is None or when.utcoffset() is None:
@@ -82,10 +84,11 @@ def moment(when: Moment) -> int:
         return (when - _EPOCH) // timedelta(microseconds=1)
     if isinstance(when, bool) or not isinstance(when, (int, float)):
         raise TypeError(
-            f"{when!r} is no point in time: use an aware datetime, ISO 8601 with an offset, or seconds since the epoch"
+            f"{when!r:.100} is no point in time: use an aware datetime, ISO 8601 with an offset, or seconds since the "
+            "epoch"
         )
     if not _YEAR_1 <= when < _YEAR_10000:  # false for nan, too
-        raise ValueError(f"{when!r} is no point in time: seconds since the epoch are expected")
+        raise ValueError(f"{when!r:.100} is no point in time: seconds since the epoch are expected")
     return round(when * SECOND)
 
 

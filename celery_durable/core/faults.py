@@ -2,24 +2,24 @@
 
 An error is rebuilt as its own type where that is safe and faithful, and as ``StepFailed`` otherwise;
 what the body catches is therefore the same on the first pass and on every replay. A record can't make
-a process import a package that it does not use already: a type is only looked up in modules that are
-loaded, or in a submodule of a package that is.
+a process run anything but the construction of an ``Exception`` that its code has loaded: nothing is
+imported, and no ``__getattr__``, property or descriptor is asked. A body that names a type has imported it.
 """
 
 from __future__ import annotations
 
 import builtins
-import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
-from ..errors import NotSerializable, StepFailed, add_note
-from .codec import decode, encode
+from ..errors import DamagedRecord, NotSerializable, StepFailed, add_note
+from .codec import decode, encode, read_json
 
-__all__ = ["bounded_error", "read_error", "summary", "with_notes", "write_error"]
+__all__ = ["bounded_error", "legible", "read_error", "summary", "with_notes", "write_error"]
 
 _MAX_TRACEBACK = 16_000
 _ELLIPSIS = "\n...\n"
@@ -78,34 +78,54 @@ def bounded_error(error: BaseException, limit: int, note: str | None = None, red
 
 def with_notes(text: str, notes: Iterable[str]) -> str:
     """The record of an error with more notes."""
-    record = json.loads(text)
-    record["notes"] = [*record.get("notes", ()), *notes]
+    record = _parse(text)
+    record["notes"] = [*record["notes"], *notes]
     return _text(record)
 
 
 def read_error(text: str, otherwise: type[Exception] = StepFailed) -> Exception:
-    """The error of a record: its own type, or another where that can't be rebuilt."""
-    record = json.loads(text)
+    """The error of a record: its own type, or another where that can't be rebuilt. Raises ``DamagedRecord``."""
+    record = _parse(text)
     error = _rebuild(record)
     if error is None:
-        name = str(record["type"]).replace("builtins:", "").replace(":", ".")
-        error = otherwise(f"{name}: {record['message']}")
-    for note in record.get("notes", ()):
+        error = otherwise(f"{_type_name(record)}: {record['message']}")
+    for note in record["notes"]:
         add_note(error, note)
-    if record.get("lost"):
+    if record["lost"]:
         add_note(error, f"not kept with the record: the attributes {', '.join(record['lost'])}")
     return error
 
 
 def summary(text: str) -> dict[str, Any]:
-    """The parts of a record that people read."""
-    record = json.loads(text)
+    """The parts of a record that people read. Raises ``DamagedRecord``."""
+    record = _parse(text)
+    found = record["traceback"]
     return {
-        "type": str(record["type"]).replace("builtins:", "").replace(":", "."),
-        "message": record["message"],
-        "traceback": record.get("traceback"),
-        "notes": tuple(record.get("notes", ())),
+        "type": legible(_type_name(record)),
+        "message": legible(record["message"]),
+        "traceback": None if found is None else legible(found),
+        "notes": tuple(map(legible, record["notes"])),
     }
+
+
+def legible(text: str) -> str:
+    """A text for people: half of a character, which Python's texts may have and no other's, is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """A record with all its parts."""
+    record: dict[str, Any] = {"traceback": None, "notes": [], "lost": [], "state": {}} | read_json(text, dict)
+    texts = [record.get("type"), record.get("message"), record["traceback"] or "", record.get("args", "")]
+    if type(record["notes"]) is type(record["lost"]) is list and type(record["state"]) is dict:
+        texts += [*record["notes"], *record["lost"], *record["state"].values()]
+        if all(type(each) is str for each in texts):
+            return record
+    raise DamagedRecord(f"the record of an error lacks a part, or has one of another kind: {text!r:.80}")
+
+
+def _type_name(record: dict[str, Any]) -> str:
+    return str(record["type"]).replace("builtins:", "").replace(":", ".")
 
 
 def _message(error: BaseException) -> str:
@@ -171,8 +191,7 @@ def _rebuild(record: dict[str, Any]) -> Exception | None:
         else:
             error = kind.__new__(kind, *args)
             error.args = tuple(args)
-        for name, value in record.get("state", {}).items():
-            setattr(error, name, decode(value))
+        vars(error).update((name, decode(value)) for name, value in record.get("state", {}).items())
     except Exception:
         return None
     return error
@@ -180,21 +199,18 @@ def _rebuild(record: dict[str, Any]) -> Exception | None:
 
 def _error_type(name: str) -> type[Exception] | None:
     module_name, _, qualname = name.partition(":")
-    found: Any = builtins if module_name == "builtins" else _module(module_name)
+    found: Any = builtins if module_name == "builtins" else sys.modules.get(module_name)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
+        found = _held_by(found).get(part)
     if isinstance(found, type) and issubclass(found, Exception):
         return found
     return None
 
 
-def _module(name: str) -> Any:
-    if name in sys.modules:
-        return sys.modules[name]
-    package = name.partition(".")[0]
-    if package == name or package not in sys.modules:
-        return None
-    try:
-        return importlib.import_module(name)
-    except Exception:
-        return None
+def _held_by(owner: Any) -> Mapping[str, Any]:
+    """What a module or a class holds itself. A lazy module, or a metaclass, would run code to answer ``getattr``."""
+    for kind in (type, ModuleType):
+        if issubclass(type(owner), kind):
+            held: Mapping[str, Any] = vars(kind)["__dict__"].__get__(owner)
+            return held
+    return {}

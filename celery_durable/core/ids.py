@@ -34,7 +34,7 @@ ROLLBACK = "(rollback)"
 def check_name(value: object, what: str) -> str:
     """Refuse a name under which something could not be found again in every database."""
     if not isinstance(value, str):
-        raise TypeError(f"{what} is a string, and this is {value!r}: write it as one")
+        raise TypeError(f"{what} is a string, and this is {value!r:.100}: write it as one")
     if not value or value != value.strip() or not value.isprintable():
         raise ValueError(
             f"{value[:60]!r} can't be {what}: it must not be empty, begin or end with a space, "
@@ -48,7 +48,7 @@ def check_name(value: object, what: str) -> str:
 def check_step_id(step_id: object) -> str:
     """Refuse what can't be a step's id."""
     if not isinstance(step_id, str):
-        raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r}")
+        raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r:.100}")
     return _checked(step_id)
 
 
@@ -94,10 +94,11 @@ def _canonical(value: Any) -> Any:
 
 def check_run_id(run_id: object) -> str:
     """Refuse a task id that can't be a run's id."""
-    if not isinstance(run_id, str) or not run_id or run_id != run_id.strip() or len(run_id) > MAX_ID:
+    well = isinstance(run_id, str) and run_id.isprintable() and run_id == run_id.strip()
+    if not isinstance(run_id, str) or not well or not 0 < len(run_id) <= MAX_ID:
         raise DurableError(
-            f"{run_id!r} can't be a run's id: a task id of a durable task is a string of 1 to {MAX_ID} "
-            "characters that does not begin or end with a space"
+            f"{run_id!r:.300} can't be a run's id: a task id of a durable task is a string of 1 to {MAX_ID} "
+            "characters that can be printed, and does not begin or end with a space"
         )
     return run_id
 

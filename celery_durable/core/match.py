@@ -43,7 +43,7 @@ def check_pattern(pattern: object) -> str:
     if not isinstance(pattern, str) or not pattern.endswith("*"):
         return check_event_name(pattern)
     if "*" in pattern[:-1]:
-        raise ValueError(f"{pattern!r}: a * is a wildcard at the end of a name only")
+        raise ValueError(f"{pattern!r:.100}: a * is a wildcard at the end of a name only")
     return check_event_name(pattern[:-1]) + "*"
 
 
@@ -57,7 +57,9 @@ def check_match(match: object) -> dict[str, Any] | None:
     if match is None:
         return None
     if not isinstance(match, Mapping) or not all(isinstance(path, str) and path for path in match):
-        raise TypeError(f'a mapping of payload paths to values is expected, such as {{"plan": "pro"}}, not {match!r}')
+        raise TypeError(
+            f'a mapping of payload paths to values is expected, such as {{"plan": "pro"}}, not {match!r:.100}'
+        )
     return dict(decode(encode(dict(match), "what is to match")))  # as a stored payload is: an enum is its value
 
 

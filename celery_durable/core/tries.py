@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from ..errors import DamagedRecord
+from .codec import read_json
 from .faults import summary
 
 __all__ = ["Try", "read_tries", "with_try"]
@@ -43,5 +45,18 @@ def with_try(tries: str | None, attempt: int, started_at: int | None, finished_a
 
 
 def read_tries(tries: str | None) -> list[Try]:
-    """The failed attempts of a record, in their order."""
-    return [] if tries is None else [Try(*one) for one in json.loads(tries)]
+    """The failed attempts of a record, in their order; none where it is damaged, as no run is to stop for that."""
+    if tries is None:
+        return []
+    try:
+        return [Try(*one) for one in read_json(tries, list) if _is_try(one)]
+    except DamagedRecord:
+        return []
+
+
+def _is_try(one: object) -> bool:
+    if type(one) is not list or len(one) != len(Try._fields):
+        return False
+    number, started_at, finished_at, *texts = one
+    times = [at for at in (started_at, finished_at) if at is not None]
+    return all(type(each) is int for each in (number, *times)) and all(type(each) is str for each in texts)

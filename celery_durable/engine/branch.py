@@ -148,12 +148,13 @@ class Branch(ABC):
         record = self.run.history[self.id]
         if record.status == "cancelled":
             raise self.cancelled_error()
-        if record.status == "failed":
-            cancelled = self.cancels()
-            if cancelled is not None:
-                self.run.cancel(cancelled)
-            raise self.error()
-        return self.value()
+        with self.run.reading(f"step {self.id!r}"):
+            if record.status != "failed":
+                return self.value()
+            cancelled, error = self.cancels(), self.error()
+        if cancelled is not None:
+            self.run.cancel(cancelled)
+        raise error
 
     def cancels(self) -> RunCancelled | None:
         """How the run is cancelled at this step, if it is."""
@@ -240,13 +241,15 @@ def openings(waiting: Sequence[Waiting]) -> Changes:
 def complete(run: Pass, branch: Branch) -> Any:
     """Bring one branch to its answer, or leave the body until there is one."""
     while True:
-        state = branch.look()
+        with run.reading(f"step {branch.id!r}"):
+            state = branch.look()
         if isinstance(state, Done):
             return branch.answer()
         if run.check_cancelling(branch):
             continue
         if isinstance(state, Act):
-            state.do()
+            with run.reading(f"step {branch.id!r}"):
+                state.do()
         elif isinstance(state, Waiting):
             run.park_for([(branch, state)])
         else:

@@ -7,7 +7,17 @@ bare ``except``) raises it again, so clean-up steps run once, on the pass that r
 
 from __future__ import annotations
 
-__all__ = ["ContinueAsNew", "DatabaseAway", "LeaseLost", "RollingBack", "RunRetry", "Stopped", "Suspended", "Unwind"]
+__all__ = [
+    "ContinueAsNew",
+    "Damaged",
+    "DatabaseAway",
+    "LeaseLost",
+    "RollingBack",
+    "RunRetry",
+    "Stopped",
+    "Suspended",
+    "Unwind",
+]
 
 
 class Unwind(BaseException):
@@ -29,6 +39,10 @@ class LeaseLost(Unwind):
 class Stopped(LeaseLost):
     """The run was paused, or is to be cancelled, while it was executed here: nobody else has it before what is under
     way has ended, and is recorded."""
+
+
+class Damaged(Unwind):
+    """What is recorded of the run can't be read: it is paused for a person."""
 
 
 class DatabaseAway(Unwind):

@@ -90,7 +90,7 @@ class Emit(Branch):
         run.dispatcher.emitted(event.id, event.name, event.key)
 
     def value(self) -> Any:
-        return str(decode(self.run.history[self.id].result or "null"))
+        return str(self.run.read(self.run.history[self.id].result))
 
 
 # ------------------------------------------------------------------------- wait
@@ -234,7 +234,7 @@ class EventWait(Branch):
         return read_error(self.run.history[self.id].error or "{}")
 
     def value(self) -> Any:
-        event = decode(self.run.history[self.id].result or "null")
+        event = self.run.read(self.run.history[self.id].result)
         form = self.wait.form
         if event is None or form is None:
             return event

@@ -17,6 +17,7 @@ from ..core.faults import read_error, summary, write_error
 from ..core.ids import RELEASE
 from ..errors import (
     ConfigurationError,
+    DamagedRecord,
     DurableError,
     HistoryMismatch,
     RunCancelled,
@@ -24,9 +25,10 @@ from ..errors import (
     RunTimeout,
     add_note,
 )
+from ..store.base import DAMAGED
 from ..store.records import Aftermath
 from .branch import cancels
-from .control import ContinueAsNew, DatabaseAway, LeaseLost, RollingBack, RunRetry, Suspended, Unwind
+from .control import ContinueAsNew, Damaged, DatabaseAway, LeaseLost, RollingBack, RunRetry, Suspended, Unwind
 from .current import current_pass
 from .passing import Pass
 from .undoing import Rollback, begun, roll_back
@@ -127,6 +129,8 @@ def _end(run: Pass, value: Any, error: BaseException | None, result: Boundary) -
         return _finish(run, value, result)
     except (Unwind, HistoryMismatch) as unwind:
         return _left(run, unwind, None)
+    except DamagedRecord as damaged:
+        return _left(run, Damaged(f"the end of run {run.run_id}: {damaged}. Mend the row, then resume the run"), None)
     except (DBAPIError, ConfigurationError) as away:
         return _left(run, DatabaseAway(str(away)), None)
     finally:
@@ -150,7 +154,9 @@ def _left(run: Pass, unwinding: BaseException, error: BaseException | None) -> E
         _send_on(run)
         return Parked(str(unwinding), unwinding.wake_at)
     if isinstance(unwinding, HistoryMismatch):
-        return _pause(run, unwinding)
+        return _pause(run, f"code: {unwinding}", unwinding)
+    if isinstance(unwinding, Damaged):
+        return _pause(run, f"{DAMAGED} {unwinding}", DamagedRecord(str(unwinding)))
     if isinstance(unwinding, RunRetry):
         return _retry(run, unwinding)
     if isinstance(unwinding, ContinueAsNew):
@@ -191,11 +197,10 @@ def _carries_out(error: BaseException, unwinding: BaseException) -> bool:
     return error is unwinding or isinstance(error, (Unwind, CancelledError))
 
 
-def _pause(run: Pass, mismatch: HistoryMismatch) -> Ended:
-    logger.error("run %s is paused: %s", run.run_id, mismatch)
-    reason = f"code: {mismatch}"
+def _pause(run: Pass, reason: str, error: DurableError) -> Ended:
+    logger.error("run %s is paused: %s", run.run_id, error)
     run.dispatcher.announce(reason, None)
-    kept = run.store.pause(run.link, run.fence, waiting_on=reason, error=write_error(mismatch), patience=run.patience)
+    kept = run.store.pause(run.link, run.fence, waiting_on=reason, error=write_error(error), patience=run.patience)
     return Parked(reason, status="paused") if kept else _gave_way(run)
 
 
@@ -319,9 +324,12 @@ def _finish(run: Pass, value: Any, result: Boundary) -> Ended:
 
 
 def recorded_end(status: str, result: str | None, error: str | None) -> Ended:
-    """The end of a run that finished earlier, to be delivered again."""
-    if status == "completed":
-        return Finished(decode(result or "null"))
-    if status == "cancelled":
-        return Cancelled(summary(error)["message"] if error else "")
-    return Failed(read_error(error) if error else DurableError("the run failed"))
+    """The end of a run that finished earlier, to be delivered again. One that can't be read is delivered as such."""
+    try:
+        if status == "completed":
+            return Finished(decode("null" if result is None else result))
+        if status == "cancelled":
+            return Cancelled(summary(error)["message"] if error else "")
+        return Failed(read_error(error) if error else DurableError("the run failed"))
+    except DamagedRecord as damaged:
+        return Failed(damaged) if status != "cancelled" else Cancelled(str(damaged))

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ..core.codec import decode, encode
+from ..core.codec import decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
@@ -71,7 +71,7 @@ class Function(Branch):
 
     def value(self) -> Any:
         what = f"the recorded result of step {self.id!r}"
-        return self.work.result().read(self.run.history[self.id].result or "null", what)
+        return self.work.result().read(self.run.stored(self.id), what)
 
 
 def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -83,7 +83,7 @@ def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, 
     of_step = what.removeprefix("the input of ")
     plain = signature.plain(work.args, work.kwargs, of_step)
     given = run.measured(encode(list(plain), what), what)
-    args, kwargs = decode(given)
+    args, kwargs = decode_arguments(given)
     args, kwargs = signature.arguments(tuple(args), kwargs, of_step)
     return given, args, kwargs
 
@@ -304,4 +304,4 @@ class Drawn(Branch):
         run.write_all([run.settled(step, result=run.draw(self.id, lambda: encode(self._make())))])
 
     def value(self) -> Any:
-        return decode(self.run.history[self.id].result or "null")
+        return self.run.read(self.run.history[self.id].result)

@@ -351,6 +351,11 @@ class Recorder:
         steps, marks = self._unrecorded.values(), self._marks
         return self.store.hand_back(self.link, self.fence, steps, marks, self.patience)
 
+    def stored(self, step_id: str) -> str:
+        """The recorded result of a step. An empty text is none: it is damaged."""
+        text = self.history[step_id].result
+        return "null" if text is None else text
+
     @staticmethod
     def read(text: str | None) -> Any:
         return None if text is None else decode(text)

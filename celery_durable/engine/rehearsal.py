@@ -14,7 +14,7 @@ from ..core.ids import ROLLBACK
 from ..core.replay import Record
 from ..errors import DuplicateStep, HistoryMismatch, NotInDurableTask, NotSerializable
 from ..store.records import StepWrite
-from .control import Unwind
+from .control import Damaged, Unwind
 from .current import current_pass
 from .executor import left_by
 from .passing import Pass
@@ -61,7 +61,7 @@ def rehearse(run: Rehearsal, body: Callable[[], Any], ended: str | None = None) 
 
 
 def _verdict(run: Rehearsal, error: BaseException | None) -> str | None:
-    if isinstance(run.unwinding, HistoryMismatch):
+    if isinstance(run.unwinding, (HistoryMismatch, Damaged)):
         return str(run.unwinding)
     if ROLLBACK in run.history:
         return None  # its end is decided, whatever the body does

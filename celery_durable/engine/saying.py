@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.codec import decode, encode
+from ..errors import DamagedRecord
 from ..store.records import LogLine
 from .current import current_pass, current_step
 
@@ -20,7 +21,7 @@ def report(run: Pass, value: Any, total: Any, note: str | None) -> None:
     """Keep how far the run has come. Nothing is recorded as a step: what was said in earlier passes is counted, and not
     said again."""
     run.reports += 1
-    said_before = decode(run.claim.reported)[0] if run.claim.reported else 0
+    said_before = _said_before(run.claim.reported)
     if run.reports <= said_before or run.is_rehearsal:
         return
     run.check_rollback()
@@ -29,6 +30,15 @@ def report(run: Pass, value: Any, total: Any, note: str | None) -> None:
     kept = run.reaching(lambda: run.store.report(run.link, run.fence, text, run.lease_until(), run.patience))
     if not kept:
         run.lose()
+
+
+def _said_before(reported: str | None) -> int:
+    """How often something was said. Where that can't be read it is said again, as no replay asks for it."""
+    try:
+        said = 0 if reported is None else decode(reported)[0]
+    except (DamagedRecord, TypeError, LookupError):
+        return 0
+    return said if isinstance(said, int) else 0
 
 
 def get_logger(name: str | None = None) -> RunLogger:

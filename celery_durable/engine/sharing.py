@@ -57,7 +57,7 @@ class StateAccess(Branch):
         task = run.dispatcher.task_name()
         if change is None:
             found = run.reaching(lambda: run.store.read_state(run.link, task, self.key))
-            run.write_all([replace(self._row(), result=encode(self.default) if found is None else found)])
+            run.write_all([replace(self._row(), result=encode(self.default if found is None else decode(found)))])
             return
         row = self._row()
         try:
@@ -74,7 +74,7 @@ class StateAccess(Branch):
         run.remember(done)
 
     def value(self) -> Any:
-        return decode(self.run.history[self.id].result or "null")
+        return self.run.read(self.run.history[self.id].result)
 
 
 def getting(run: Pass, key: str, default: Any) -> StateAccess:

@@ -76,7 +76,8 @@ class Tasks(Turns):
     async def _complete(self, branch: Branch) -> Any:
         while True:
             self._check_open()
-            state = branch.look()
+            with self.run.reading(f"step {branch.id!r}"):
+                state = branch.look()
             if isinstance(state, Done):
                 await self._turn(branch)
                 return branch.answer()
@@ -84,7 +85,8 @@ class Tasks(Turns):
                 await self._wait(branch, _CANCELLING)
             elif isinstance(state, Act):
                 self._flush()
-                state.do()
+                with self.run.reading(f"step {branch.id!r}"):
+                    state.do()
             elif isinstance(state, Ready):
                 await self._attempt(branch, state)
             else:

@@ -109,7 +109,8 @@ class _Together:
         for leaf in self.open:
             if leaf.id in self.crew.busy or (leaf.branch.works_here and self._has_enough()):
                 continue
-            state = leaf.branch.look()
+            with self.run.reading(f"step {leaf.id!r}"):
+                state = leaf.branch.look()
             if isinstance(state, Done):
                 return True
             if self.run.check_cancelling(leaf.branch, *self._undone_but(leaf)):

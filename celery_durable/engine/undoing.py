@@ -16,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.codec import decode, encode
+from ..core.codec import encode, read_json
 from ..core.faults import with_notes
 from ..core.ids import ROLLBACK
+from ..core.replay import Record
+from ..errors import DamagedRecord
 from ..store.records import StepWrite
 from .branch import complete
 from .passing import Pass
@@ -48,7 +50,15 @@ def begun(run: Pass) -> Rollback | None:
     record = run.history.get(ROLLBACK)
     if record is None:
         return None
-    return Rollback(decode(record.result or "null")["status"], record.error or "{}")
+    return Rollback(_told(record)["status"], record.error or "{}")
+
+
+def _told(record: Record) -> dict[str, Any]:
+    """What the beginning of a rollback was recorded with."""
+    told = read_json(record.result or "", dict)
+    if not isinstance(told.get("status"), str) or not isinstance(told.get("undos"), list):
+        raise DamagedRecord(f"the record of the rollback lacks a part: {record.result!r:.80}")
+    return told
 
 
 def roll_back(run: Pass, why: Rollback) -> Rollback:
@@ -93,7 +103,7 @@ def _begin(run: Pass, why: Rollback, undos: list[Function]) -> None:
 
 def _registered_then(run: Pass) -> list[str]:
     record = run.history.get(ROLLBACK)
-    return list(decode(record.result or "null")["undos"]) if record is not None else []
+    return list(_told(record)["undos"]) if record is not None else []
 
 
 def awaited(fn: Callable[..., Any]) -> Callable[..., Any]:

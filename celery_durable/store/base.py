@@ -19,8 +19,10 @@ from .statements import Statements
 from .steady import Steady
 from .tables import Tables
 
-__all__ = ["ANSWER_WITHIN", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
+__all__ = ["ANSWER_WITHIN", "DAMAGED", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
+DAMAGED = "damaged:"
+"""What the reason of a run begins with whose record can't be read. A person has to mend it."""
 RETENTION = 30 * 86_400_000_000
 """Microseconds for which a finished run is kept where nothing is said."""
 ANSWER_WITHIN = 15.0

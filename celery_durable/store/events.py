@@ -15,9 +15,9 @@ from ..core.codec import decode
 from ..core.ids import gate_of
 from ..core.match import matches
 from ..core.replay import Record
-from ..errors import EventConflict
+from ..errors import DamagedRecord, EventConflict
 from ..model import FINISHED
-from .base import Execute
+from .base import DAMAGED, Execute
 from .gates import Gated
 from .link import Link
 from .recording import Recording
@@ -100,7 +100,7 @@ class Events(Recording, Gated, Upkeep):
             rows = connection.execute(look, values).all()
             for row in rows:
                 event = StoredEvent(*row)
-                if matches(wanted, decode(event.payload) if wanted else None):
+                if _fits(wanted, event):
                     return event
             if len(rows) < limit:
                 return None
@@ -195,7 +195,8 @@ class Events(Recording, Gated, Upkeep):
         return [row.id for row in self._rows(link, statement, values)]
 
     def waits_for(self, link: Link, event: StoredEvent, limit: int) -> Iterator[list[tuple[str, str]]]:
-        """The waits that an event answers, each by its run and step, in batches."""
+        """The waits that an event answers, each by its run and step, in batches. A run whose wait can't be read is set
+        aside, and keeps no other from its answer."""
         statement = self.statements.waits_by_name if event.key is None else self.statements.waits_by_key
         values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": limit}
         values |= {"after_run": "", "after_step": ""}
@@ -204,14 +205,24 @@ class Events(Recording, Gated, Upkeep):
         payload = decode(event.payload)
         while True:
             rows = self._rows(link, statement, values)
-            found = [
-                (row.run_id, row.step_id) for row in rows if row.match is None or matches(decode(row.match), payload)
-            ]
+            found = []
+            for row in rows:
+                try:
+                    if row.match is None or matches(decode(row.match), payload):
+                        found.append((row.run_id, row.step_id))
+                except DamagedRecord as error:
+                    self._set_waiting_aside(link, row.run_id, error)
             if found:
                 yield found
             if len(rows) < limit:
                 return
             values |= {"after_run": rows[-1].run_id, "after_step": rows[-1].step_id}
+
+    def _set_waiting_aside(self, link: Link, run_id: str, error: DamagedRecord) -> None:
+        row = link.run(lambda connection: self._row(connection, self.statements.outcome, at_id=run_id))
+        if row is not None:
+            reason = f"{DAMAGED} what it waits for: {error}. Mend the row, then resume the run"
+            self.set_aside(link, Fence(run_id, row["token"]), reason)
 
     def deliver(
         self, link: Link, event: StoredEvent, result: str, waits: Sequence[tuple[str, str]], due_in: int
@@ -282,6 +293,14 @@ class Events(Recording, Gated, Upkeep):
         rows = [{"at_id": event_id, "due_in": due_in} for event_id, due_in in marks]
         if rows:
             link.run(lambda connection: connection.execute(self.statements.mark_event_sent, rows))
+
+
+def _fits(wanted: Any, event: StoredEvent) -> bool:
+    """Whether an event has what is wanted; one that can't be read has nothing."""
+    try:
+        return not wanted or matches(wanted, decode(event.payload))
+    except DamagedRecord:
+        return False
 
 
 def _named(waits: Sequence[tuple[str, str]]) -> dict[str, Any]:

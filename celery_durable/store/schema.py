@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ..model import SchemaState
 from .dialects import dialect_of
 
-__all__ = ["HEAD", "VERSION_TABLE", "check_schema", "migrate", "schema_state"]
+__all__ = ["HEAD", "VERSION_TABLE", "check_schema", "migrate", "schema_state", "upgrade"]
 
 VERSION_TABLE = "alembic_version"
 KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
@@ -30,10 +30,17 @@ def schema_state(connection: Connection, prefix: str) -> SchemaState:
     return "old" if version in KNOWN else "newer"
 
 
+def _only_adds(connection: Connection, prefix: str) -> bool:
+    """Whether a newer schema has all that this code needs: its version begins with the same digit, as those do that
+    only add to each other. So workers of the last version go on, and can be started, while others are upgraded."""
+    version = str(connection.execute(select(column("version_num")).select_from(table(prefix + VERSION_TABLE))).scalar())
+    return version[:1] == HEAD[:1] and version > HEAD
+
+
 def check_schema(connection: Connection, prefix: str) -> None:
     """Raise ``ConfigurationError`` unless the schema is the one that this code works with."""
     state = schema_state(connection, prefix)
-    if state == "current":
+    if state == "current" or (state == "newer" and _only_adds(connection, prefix)):
         return
     where = connection.engine.url.render_as_string(hide_password=True)
     if state == "newer":
@@ -59,19 +66,23 @@ def migrate(engine: Engine, prefix: str) -> bool:
             return False  # without a lock, which on SQLite a transaction of the caller's may hold
     with engine.connect() as connection, _OneAtATime(connection, prefix):
         state = schema_state(connection, prefix)
-        if state == "newer":
+        if state in ("current", "newer"):
             check_schema(connection, prefix)
-        if state == "current":
             return False
-        # Alembic takes longer to import than everything else here, and only a real migration needs it.
-        from alembic import command
-        from alembic.config import Config
-
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes.update(connection=connection, prefix=prefix)
-        command.upgrade(config, "head")
+        upgrade(connection, prefix)
         return True
+
+
+def upgrade(connection: Connection, prefix: str, version: str = HEAD) -> None:
+    """Execute the migrations up to a version, whoever else may do the same."""
+    # Alembic takes longer to import than everything else here, and only a real migration needs it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes.update(connection=connection, prefix=prefix)
+    command.upgrade(config, version)
 
 
 class _OneAtATime:

@@ -53,9 +53,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from ..core.ids import MAX_ID
+from .said import Said
 from .sealing import Sealed, Sealer
 
-__all__ = ["GATES", "Tables", "bounded", "counter", "unbounded"]
+__all__ = ["GATES", "Tables", "bounded", "counter", "said", "unbounded"]
 
 
 GATES = tuple(f"gate-{number:03}" for number in range(256))
@@ -66,6 +67,11 @@ def bounded(length: int) -> TypeEngine[str]:
     """A short string that is compared byte by byte in every database."""
     binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def said(length: int) -> TypeEngine[str]:
+    """A short text for people, of whatever somebody has written: an error's message, a reason."""
+    return Said(bounded(length))
 
 
 def unbounded() -> Text:
@@ -125,8 +131,8 @@ def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("token", BigInteger, nullable=False),
         Column("due_at", BigInteger),
         Column("wake_at", BigInteger),
-        Column("waiting_on", bounded(500)),
-        Column("worker", bounded(255)),
+        Column("waiting_on", said(500)),
+        Column("worker", said(255)),
         Column("sends", Integer, nullable=False),
         Column("passes", Integer, nullable=False),
         Column("retries", Integer, nullable=False),
@@ -138,7 +144,7 @@ def _run(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("parent_step", bounded(MAX_ID)),
         Column("kind", bounded(12)),
         Column("quorum", Integer),
-        Column("cancelling", bounded(500)),
+        Column("cancelling", said(500)),
         Column("generation", Integer),
         Column("restarts", Integer),
         Column("origin_id", bounded(MAX_ID)),
@@ -310,8 +316,8 @@ def _audit(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("seq", counter(), primary_key=True, autoincrement=True),
         Column("run_id", bounded(MAX_ID)),
         Column("action", bounded(20), nullable=False),
-        Column("actor", bounded(255), nullable=False),
-        Column("reason", bounded(500)),
+        Column("actor", said(255), nullable=False),
+        Column("reason", said(500)),
         Column("at", BigInteger, nullable=False),
         Column("details", payload),
     )
@@ -328,6 +334,6 @@ def _log(prefix: str, metadata: MetaData, payload: TypeEngine[str]) -> Table:
         Column("step_id", bounded(MAX_ID)),
         Column("at", BigInteger, nullable=False),
         Column("level", Integer, nullable=False),
-        Column("logger", bounded(255), nullable=False),
+        Column("logger", said(255), nullable=False),
         Column("message", payload, nullable=False),
     )

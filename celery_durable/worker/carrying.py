@@ -7,11 +7,12 @@ attached around each publishing.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+from ..core.codec import read_json
 
 __all__ = ["Carrier", "attached", "collected", "register", "unregister"]
 
@@ -51,11 +52,16 @@ def collected() -> dict[str, dict[str, str]]:
     return {name: carried for name, carried in found.items() if carried}
 
 
+def _carried_by(kept: str) -> dict[str, Any]:
+    carried = read_json(kept, dict).get("carried")
+    return carried if isinstance(carried, dict) else {}
+
+
 @contextmanager
 def attached(kept: str) -> Iterator[None]:
     """In the context that a run was started in, as it was kept with its message."""
     with ExitStack() as stack:
-        for name, carried in (json.loads(kept).get("carried") or {}).items() if _carriers else ():
+        for name, carried in _carried_by(kept).items() if _carriers else ():
             carrier = _carriers.get(name)
             if carrier is not None:
                 try:

@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
-from ..core.codec import decode
+from ..core.codec import decode_arguments
 from ..core.replay import Record
 from ..engine.calls import Target
 from ..engine.rehearsal import Rehearsal, rehearse
@@ -93,7 +93,7 @@ def _rehearse(app: Celery, runtime: Runtime, link: Link, claim: Claim, task: Any
         step_retry=task.step_retry or runtime.settings.step_retry,
     )
     signature = task.signature_of_run()
-    given_args, given_kwargs = decode(claim.arguments)
+    given_args, given_kwargs = decode_arguments(claim.arguments)
     args, kwargs = signature.arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
     inspect.signature(task.run).bind(*args, **kwargs)
     task.push_request(id=claim.fence.run_id, args=args, kwargs=kwargs, called_directly=False, retries=claim.retries)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from ..core.codec import encode
 from ..engine.events import EVENT_GRACE, event_of
 from ..engine.passing import GRACE
+from ..errors import ConfigurationError, DamagedRecord
 from ..store.link import Link
 from ..store.records import StoredEvent
 from .message import outside_any_request
@@ -112,8 +113,14 @@ def _dispatch_earlier(app: Celery, link: Link, event: StoredEvent, *, of_any_key
         if done.issuperset(earlier):
             return
         for event_id in earlier:
-            found = store.event(link, event_id) if event_id not in done else None
+            if event_id in done:
+                continue
             done.add(event_id)
+            try:
+                found = store.event(link, event_id)
+            except ConfigurationError as error:  # of another key: whatever comes of it, it keeps no other back
+                logger.error("event %s can't be read, and those after it come first: %s", event_id, error)
+                continue
             if found is not None and found.dispatched_at is None:
                 store.close_gates(link, found)
                 _dispatch(app, link, found, waits=True)
@@ -121,6 +128,12 @@ def _dispatch_earlier(app: Celery, link: Link, event: StoredEvent, *, of_any_key
 
 def _dispatch(app: Celery, link: Link, event: StoredEvent, *, waits: bool) -> None:
     store = runtime_of(app).store
+    try:
+        event_of(event)
+    except DamagedRecord as error:
+        logger.error("event %s %r does nothing, as it can't be read: %s", event.id, event.name, error)
+        store.dispatched(link, event.id, encode([str(error)]))
+        return
     woken = _answer_waits(app, link, event) if waits else 0
     started, errors = start_triggered(app, event)
     if errors and event.sends < _MOST_SENDS:

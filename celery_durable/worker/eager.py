@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from ..core.codec import decode
+from ..core.codec import decode_arguments
 from ..errors import CallFailed
 from ..store.records import Aftermath, Due
 from .message import message_form
@@ -35,7 +35,7 @@ def execute_eagerly(app: Celery, aftermath: Aftermath, *, besides: str | None = 
 def _execute(app: Celery, due: Due) -> None:
     run_id = due.fence.run_id
     task = app.tasks.get(due.task)
-    args, kwargs = decode(due.arguments)
+    args, kwargs = decode_arguments(due.arguments)
     if due.kind is None and task is not None:
         task.apply(tuple(args), kwargs, task_id=run_id, throw=False)
         return

@@ -20,10 +20,12 @@ from celery import Celery, Task
 from celery.app.task import Task as PlainTask
 from celery.utils.time import maybe_iso8601
 from kombu import Exchange
+from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads, registry
 
-from ..core.codec import decode
+from ..core.codec import decode_arguments, read_json
 from ..core.duration import SECOND
+from ..errors import DamagedRecord
 from ..model import Event
 from .carrying import attached, collected
 from .schedules import SCHEDULE_HEADER
@@ -161,12 +163,19 @@ def _read(app: Celery, record: dict[str, Any]) -> dict[str, Any]:
     accept = (
         {record["type"], *app.conf.accept_content} if record["type"] == "application/json" else app.conf.accept_content
     )
-    return dict(loads(body, record["type"], record["encoding"], accept=accept))
+    options = dict(loads(body, record["type"], record["encoding"], accept=accept))
+    return {str(name): value for name, value in options.items()}
 
 
 def _options(app: Celery, kept: str, name: str) -> dict[str, Any]:
-    options = _read(app, json.loads(kept))
-    of_task = options.pop("of_task", {})
+    record = read_json(kept, dict)
+    try:
+        options = _read(app, record)
+        of_task = dict(options.pop("of_task", {}))
+    except ContentDisallowed:
+        raise  # nothing is wrong with it: this app does not accept it
+    except Exception as error:  # whatever a serializer says of a text that it has not written
+        raise DamagedRecord(f"what its message was sent with can't be read ({error}): {kept!r:.80}") from error
     return options if name in app.tasks else of_task | options
 
 
@@ -220,7 +229,7 @@ def send(
     ``ordinary``: it is one of an ordinary task that a run calls.
     """
     options = _options(app, kept, name)
-    args, kwargs = message_form(decode(arguments))
+    args, kwargs = message_form(decode_arguments(arguments))
     if passes:
         options["expires"] = None  # the caller's, or the task's, was for the start, and that has been
     if not ordinary:
@@ -244,7 +253,7 @@ def send(
 
 
 def queue_of(app: Celery, name: str, kept: str) -> str | None:
-    """The queue that a run's messages go to, if it is one queue."""
+    """The queue that a run's messages go to, if it is one queue. Raises ``DamagedRecord``."""
     options = _options(app, kept, name)
     if options.get("exchange") and not options.get("queue"):
         return None  # whichever queues are bound to it
@@ -256,7 +265,10 @@ def queue_of(app: Celery, name: str, kept: str) -> str | None:
 
 def ignores_result(app: Celery, name: str, kept: str) -> bool:
     """Whether the caller, or else the task, wants no result to be stored."""
-    asked = _options(app, kept, name).get("ignore_result")
+    try:
+        asked = _options(app, kept, name).get("ignore_result")
+    except (DamagedRecord, ContentDisallowed):  # nobody knows here
+        asked = None
     return bool(getattr(app.tasks.get(name), "ignore_result", False) if asked is None else asked)
 
 

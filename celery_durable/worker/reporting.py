@@ -160,7 +160,7 @@ def look_after(app: Celery, link: Link, calls: list[Due], backlog: Backlog) -> N
     """See to called tasks that were sent a while ago and have not reported."""
     store = runtime_of(app).store
     silent = [due for due in calls if not _has_ended(app, due)]
-    unsent = [due for due in silent if not backlog.explains(queue_of(app, due.task, due.message), due.sends)]
+    unsent = [due for due in silent if not _is_in_queue(app, due, backlog)]
     others = [due.fence.run_id for due in unsent if due.task not in app.tasks]
     held = _held_by_workers(app, others) if others else set()
     lost = [due for due in unsent if due.fence.run_id not in held]
@@ -168,6 +168,13 @@ def look_after(app: Celery, link: Link, calls: list[Due], backlog: Backlog) -> N
     store.mark_sent(link, [(due.fence, grace(due.sends), True) for due in silent if due not in lost])
     for due in lost:
         logger.warning("the task %s[%s] has no message and no worker: it was sent again", due.task, due.fence.run_id)
+
+
+def _is_in_queue(app: Celery, due: Due, backlog: Backlog) -> bool:
+    try:
+        return backlog.explains(queue_of(app, due.task, due.message), due.sends)
+    except Exception:  # what is wrong with it is told where the message is to be made
+        return False
 
 
 def _has_ended(app: Celery, due: Due) -> bool:

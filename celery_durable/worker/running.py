@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from sqlalchemy.exc import DBAPIError
 
-from ..core.codec import decode
+from ..core.codec import decode_arguments
 from ..core.duration import SECOND
 from ..core.faults import write_error
 from ..core.ids import fingerprint
@@ -133,7 +133,7 @@ def _line_of(task: DurableTask, request: Any, arguments: str | None) -> Line | N
     """What the run needs a share of to be executed. In eager mode there is nobody to share with."""
     if task.concurrency is None or request.is_eager or arguments is None:
         return None
-    given_args, given_kwargs = decode(arguments)
+    given_args, given_kwargs = decode_arguments(arguments)
     args, kwargs = task.signature_of_run().arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
     return Line(task.concurrency.resource(task.name, task.run, args, kwargs), task.concurrency.limit)
 
@@ -225,7 +225,8 @@ def _pass(task: DurableTask, request: Any, runtime: Runtime, link: Link, claim: 
         notice("run_resumed", task, request, passes=claim.passes)
 
     def body() -> Any:
-        given_args, given_kwargs = decode(claim.arguments)
+        with run.reading("the arguments"):
+            given_args, given_kwargs = decode_arguments(claim.arguments)
         args, kwargs = signature.arguments(tuple(given_args), given_kwargs, f"an argument of {task.name}")
         return task.run(*args, **kwargs)
 

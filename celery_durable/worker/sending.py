@@ -6,10 +6,12 @@ import logging
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import SerializationError
+from kombu.exceptions import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from ..engine.passing import GRACE
-from ..errors import DurableError
+from ..errors import DamagedRecord
+from ..store.base import DAMAGED
 from ..store.link import Link
 from ..store.records import Aftermath, Due, Fence
 from .message import queue_of, send
@@ -23,6 +25,8 @@ _CHUNK = 50
 _BATCH = 500
 _LONGEST_GRACE = 32
 _BACKLOG_LOOKS = 20
+_AWAY = (OperationalError,)
+"""What says that the broker is away, whichever it is: nothing else can be sent either."""
 
 
 class Backlog:
@@ -72,11 +76,11 @@ class Sender:
             with self._app.producer_or_acquire() as producer:
                 for due in chunk:
                     # One by one: those sent before one fails are marked all the same.
-                    marks.append(self._send_one(due, producer))  # noqa: PERF401
+                    marks.append(self._send_one(link, due, producer))  # noqa: PERF401
         finally:
             self._runtime.store.mark_sent(link, marks)
 
-    def _send_one(self, due: Due, producer: Any) -> tuple[Fence, int, bool]:
+    def _send_one(self, link: Link, due: Due, producer: Any) -> tuple[Fence, int, bool]:
         """Send one run's message; what to mark: its fence, when to look again, whether it was sent."""
         delay = max(0, (due.wake_at or 0) - due.now)
         if delay and not self._runtime.etas.take(delay):
@@ -96,11 +100,23 @@ class Sender:
                 producer=producer,
                 ordinary=due.kind is not None,
             )
-        except (DurableError, TypeError, ValueError, KeyError, SerializationError) as error:
+        except DamagedRecord as error:
+            return self._set_aside(link, due, error)
+        except (DBAPIError, OSError, *_AWAY, *producer.connection.connection_errors):
+            raise
+        except Exception as error:
             # This run's message can't be made: it must not keep the others from being sent.
             logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
             return due.fence, GRACE * _LONGEST_GRACE, True
         return due.fence, delay + grace(due.sends), True
+
+    def _set_aside(self, link: Link, due: Due, error: DamagedRecord) -> tuple[Fence, int, bool]:
+        """A run whose record can't be read is for a person to look at. What is not executed by its claim, a result or
+        an ordinary task, waits for its row to be mended."""
+        logger.error("run %s of %s can't be sent: %s", due.fence.run_id, due.task, error)
+        if due.kind is None:
+            self._runtime.store.set_aside(link, due.fence, f"{DAMAGED} {error}. Mend the row, then resume the run")
+        return due.fence, grace(_LONGEST_GRACE), True
 
 
 def follow(app: Celery, aftermath: Aftermath) -> None:

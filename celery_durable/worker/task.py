@@ -21,7 +21,7 @@ from celery.result import AsyncResult
 from sqlalchemy.exc import DBAPIError
 
 from ..core.boundary import Signature, signature_of
-from ..core.codec import decode, encode
+from ..core.codec import decode_arguments, encode
 from ..core.concurrency import Concurrency
 from ..core.duration import Duration, micros
 from ..core.ids import check_run_id, fingerprint
@@ -234,7 +234,7 @@ class DurableTask(Task):
 
     def _send_first(self, run: NewRun, producer: Any, options: dict[str, Any]) -> None:
         """Send the message of a run that is recorded. It holds even if this fails: then the sweeper does it."""
-        args, kwargs = message_form(decode(run.arguments))
+        args, kwargs = message_form(decode_arguments(run.arguments))
         options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: 0}
         try:
             with attached(run.message):

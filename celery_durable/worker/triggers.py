@@ -74,7 +74,7 @@ def tick_of(task: DurableTask, headers: Mapping[str, Any] | None) -> str | None:
     schedules = schedules_of(task.triggers)
     if not isinstance(number, int) or not 0 <= number < len(schedules):
         raise ConfigurationError(
-            f"a beat sent {task.name} for its schedule number {number!r}, and the task has {len(schedules)}: the "
+            f"a beat sent {task.name} for its schedule number {number!r:.100}, and the task has {len(schedules)}: the "
             "schedule was taken out of the code, so delete its entry from the beat's database"
         )
     now = datetime.now(timezone.utc)
