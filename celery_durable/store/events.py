@@ -5,6 +5,7 @@ How they can't miss each other is told in ``statements/events.py``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -273,9 +274,11 @@ class Events(Recording, Gated, Upkeep):
 
     def mark_events_sent(self, link: Link, marks: Iterable[tuple[str, int]]) -> None:
         """Events whose dispatch is on its way, each with the time until it is looked at again."""
-        rows = [{"at_id": event_id, "due_in": due_in} for event_id, due_in in marks]
-        if rows:
-            link.run(lambda connection: connection.execute(self.statements.mark_event_sent, rows))
+        alike: defaultdict[int, list[str]] = defaultdict(list)
+        for event_id, due_in in marks:
+            alike[due_in].append(event_id)
+        for due_in, ids in alike.items():
+            self._changed(link, self.statements.mark_events_sent, {"ids": sorted(ids), "due_in": due_in})
 
 
 def _named(waits: Sequence[tuple[str, str]]) -> dict[str, Any]:

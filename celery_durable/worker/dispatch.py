@@ -31,6 +31,9 @@ logger = logging.getLogger("celery_durable")
 
 DISPATCH = "celery_durable.dispatch"
 _BATCH = 200
+_SENT_HERE = 1_000
+"""How many of the runs that one event wakes are sent by its dispatch. More are left to the sweeper, which sends as many
+as the queue has room for."""
 _TELL_EVERY = 1.0
 """Seconds after which a dispatch of many batches says that it goes on."""
 _MOST_SENDS = 12
@@ -135,10 +138,11 @@ def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:
     answer = encode(event_of(event))
     woken, told = 0, time.monotonic()
     for waits in store.waits_for(link, event, _BATCH):
-        runs = store.deliver(link, event, answer, waits, EVENT_GRACE)
+        sent_here = woken < _SENT_HERE
+        runs = store.deliver(link, event, answer, waits, EVENT_GRACE if sent_here else 0)
         woken += len(runs)
         try:
-            sender.send(link, store.to_send(link, runs) if runs else [])
+            sender.send(link, store.to_send(link, runs) if runs and sent_here else [])
         except DBAPIError:
             raise
         except Exception as error:

@@ -4,6 +4,10 @@ Every worker has one, a thread of its main process; one of them holds the lease 
 asks two questions by an index each: which runs are due, and which events (``due_at``, see ``store/tables.py``)? The
 message of each is sent, and only then marked as sent: a sweeper that dies in between leaves a duplicate,
 which finds its run claimed and does nothing.
+
+Of a queue that has enough messages for now the runs are left as they are, at the head of what is due (``window.py``),
+and are passed over to reach those of other queues. A tick passes over some batches and no more; the next one goes on
+where it has come to.
 """
 
 from __future__ import annotations
@@ -24,13 +28,15 @@ from ..core.duration import SECOND
 from ..engine.passing import GRACE
 from ..store.link import Link
 from ..store.records import Due, Fence
+from .backlog import Backlog
 from .chores import Chores
 from .dispatch import dispatch_queue, queue_dispatch
 from .message import ignores_result
 from .reporting import held_here, look_after
 from .runtime import Runtime, runtime_of
-from .sending import Backlog, Sender, grace
+from .sending import Sender, grace
 from .showing import show_waiting
+from .window import Window
 
 __all__ = ["Sweeper", "recover"]
 
@@ -38,6 +44,8 @@ logger = logging.getLogger("celery_durable")
 
 LEASE = "sweeper"
 _BATCH = 500
+_PASSED_OVER = 5
+"""How many batches with runs that are left as they are a tick looks at."""
 _HOLD_EVERY = 5.0
 
 
@@ -85,6 +93,8 @@ class Sweeper:
         self._ask_at = 0.0
         self._broken: str | None = None
         self._backlog = Backlog(app)
+        self._window = Window(self._runtime.store)
+        self._goes_on_at = 0
         self._chores = Chores(app, lambda link: not self._stop.is_set() and self._leads(link))
         self._hold_at = 0.0
 
@@ -137,15 +147,29 @@ class Sweeper:
     def tick(self, link: Link) -> int:
         """Do all that is due; how many runs were looked at."""
         self._backlog = Backlog(self._app)
-        looked_at = 0
-        while not self._stop.is_set():
-            batch = self._runtime.store.due(link, _BATCH)
-            looked_at += len(batch)
-            again = self._handle(link, batch)
-            if not again or not self._leads(link):
-                break
+        self._window.open()
+        looked_at = self._see_to_runs(link)
         looked_at += self._dispatch_events(link)
         self._chores.do(link)
+        return looked_at
+
+    def _see_to_runs(self, link: Link) -> int:
+        """What is due, longest due first, until none is left or too much has to be passed over."""
+        looked_at = passed_over = 0
+        turns = _PASSED_OVER
+        while turns and not self._stop.is_set():
+            batch = self._runtime.store.due(link, _BATCH, passed_over)
+            looked_at += len(batch)
+            left, recovered = self._handle(link, batch)
+            if left:
+                turns -= 1
+                passed_over = max(passed_over + left, self._goes_on_at)
+            if not recovered and len(batch) < _BATCH:
+                passed_over = 0
+                break
+            if not self._leads(link):
+                break
+        self._goes_on_at = passed_over
         return looked_at
 
     def _dispatch_events(self, link: Link) -> int:
@@ -160,8 +184,8 @@ class Sweeper:
             store.mark_events_sent(link, [(event_id, grace(sends)) for event_id, sends in events])
         return len(events)
 
-    def _handle(self, link: Link, batch: list[Due]) -> bool:
-        """Do a batch; whether another look is worth it now."""
+    def _handle(self, link: Link, batch: list[Due]) -> tuple[int, bool]:
+        """Do a batch; how many were left as they were, and whether one was freed that is to be sent now."""
         recovered = False
         waiting: list[Due] = []
         silent: list[Due] = []
@@ -179,10 +203,10 @@ class Sweeper:
                 )
             else:
                 waiting.append(due)
-        Sender(self._app, self._backlog).send(link, waiting)
+        left = Sender(self._app, self._backlog, self._window).send(link, waiting)
         if silent:
             look_after(self._app, link, silent, self._backlog)
-        return recovered or len(batch) == _BATCH
+        return left, recovered
 
     def _show(self, due: Due, waiting_on: str) -> None:
         if not ignores_result(self._app, due.task, due.message):
