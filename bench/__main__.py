@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from bench import console, events, parallel, replay, steps, testing
+from bench import console, events, load, parallel, replay, steps, testing
 
 BENCHMARKS = {
     "steps": steps.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "events": events.main,
     "testing": testing.main,
     "console": console.main,
+    "load": load.main,
 }
 
 
