@@ -44,11 +44,11 @@ class Fleet:
         return runtime_of(app).store
 
     @contextmanager
-    def workers(self, count: int, processes: int) -> Iterator[None]:
+    def workers(self, count: int, processes: int, app: str = "bench.load_app") -> Iterator[None]:
         """So many workers of so many processes each, ready for work; ended afterwards."""
         with ExitStack() as ending:
             for number in range(count):
-                ending.enter_context(self._worker(f"w{number}", processes))
+                ending.enter_context(self._worker(f"w{number}", processes, app))
             until(lambda: len(self.processes()) >= count * (1 + processes), PATIENCE)
             try:
                 yield
@@ -58,9 +58,9 @@ class Fleet:
         self._workers.clear()
 
     @contextmanager
-    def _worker(self, name: str, processes: int) -> Iterator[None]:
+    def _worker(self, name: str, processes: int, app: str) -> Iterator[None]:
         log = self.folder / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "bench.load_app", "worker", "-l", "WARNING", "-n", f"{name}@b"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "WARNING", "-n", f"{name}@b"]
         command += ["-c", str(processes), "--without-gossip", "--without-mingle"]
         environment = os.environ | {VARIABLE: json.dumps(self.config), DROPPED: str(self.folder / "dropped")}
         with log.open("ab") as out:

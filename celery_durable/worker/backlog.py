@@ -15,7 +15,7 @@ _LONGEST_PATIENCE = 32
 
 
 class Backlog:
-    """How many messages the queues have. Asked of the broker once for each queue."""
+    """How many messages the queues have. Asked of the broker once for each queue, unless it is to be anew."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -30,9 +30,9 @@ class Backlog:
         So it does not cost more where many wait."""
         return GRACE * min(max(1, self.depth(queue) // _AT_ONCE), _LONGEST_PATIENCE)
 
-    def depth(self, queue: str) -> int:
+    def depth(self, queue: str, *, anew: bool = False) -> int:
         """How many messages wait in this queue; none where nobody can tell."""
-        if queue not in self._depths:
+        if anew or queue not in self._depths:
             try:
                 with self._app.connection_for_read() as connection:
                     declared = connection.default_channel.queue_declare(queue, passive=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -40,10 +41,18 @@ class Sender:
         self._backlog = backlog or Backlog(app)
         self._window = window
 
-    def send(self, link: Link, runs: list[Due]) -> int:
+    def send(self, link: Link, runs: list[Due], goes_on: Callable[[], bool] = lambda: True) -> int:
         """Send the messages of these runs; how many were left. A sender that dies in between leaves duplicates, which
-        do nothing."""
-        return sum(self._send_chunk(link, runs[start : start + _CHUNK]) for start in range(0, len(runs), _CHUNK))
+        do nothing.
+
+        ``goes_on`` is asked now and then: whether the rest is still to be sent here.
+        """
+        left = 0
+        for start in range(0, len(runs), _CHUNK):
+            if not goes_on():
+                return left + len(runs) - start
+            left += self._send_chunk(link, runs[start : start + _CHUNK])
+        return left
 
     def _send_chunk(self, link: Link, chunk: list[Due]) -> int:
         marks: list[tuple[Fence, int, bool]] = []

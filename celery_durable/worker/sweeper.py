@@ -44,6 +44,7 @@ logger = logging.getLogger("celery_durable")
 
 LEASE = "sweeper"
 _BATCH = 500
+_EVENTS = 50
 _PASSED_OVER = 5
 """How many batches with runs that are left as they are a tick looks at."""
 _HOLD_EVERY = 5.0
@@ -95,7 +96,7 @@ class Sweeper:
         self._backlog = Backlog(app)
         self._window = Window(self._runtime.store)
         self._goes_on_at = 0
-        self._chores = Chores(app, lambda link: not self._stop.is_set() and self._leads(link))
+        self._chores = Chores(app, self._goes_on)
         self._hold_at = 0.0
 
     def start(self) -> None:
@@ -144,6 +145,9 @@ class Sweeper:
         self._ask_at = asked + self._lease / (3 if leads else 2)
         return leads
 
+    def _goes_on(self, link: Link) -> bool:
+        return not self._stop.is_set() and self._leads(link)
+
     def tick(self, link: Link) -> int:
         """Do all that is due; how many runs were looked at."""
         self._backlog = Backlog(self._app)
@@ -157,7 +161,7 @@ class Sweeper:
         """What is due, longest due first, until none is left or too much has to be passed over."""
         looked_at = passed_over = 0
         turns = _PASSED_OVER
-        while turns and not self._stop.is_set():
+        while turns and self._goes_on(link):
             batch = self._runtime.store.due(link, _BATCH, passed_over)
             looked_at += len(batch)
             left, recovered = self._handle(link, batch)
@@ -167,22 +171,22 @@ class Sweeper:
             if not recovered and len(batch) < _BATCH:
                 passed_over = 0
                 break
-            if not self._leads(link):
-                break
         self._goes_on_at = passed_over
         return looked_at
 
     def _dispatch_events(self, link: Link) -> int:
         """Have the events dispatched whose dispatch was not sent, was lost, or died."""
-        store = self._runtime.store
-        events = store.due_events(link, _BATCH)
-        if events:
-            queue = dispatch_queue(self._app)
+        store, queue, looked_at = self._runtime.store, dispatch_queue(self._app), 0
+        while looked_at < _BATCH and self._goes_on(link):
+            events = store.due_events(link, _EVENTS)
+            looked_at += len(events)
             for event_id, sends in events:
                 if not self._backlog.explains(queue, sends):
                     queue_dispatch(self._app, event_id)
             store.mark_events_sent(link, [(event_id, grace(sends)) for event_id, sends in events])
-        return len(events)
+            if len(events) < _EVENTS:
+                break
+        return looked_at
 
     def _handle(self, link: Link, batch: list[Due]) -> tuple[int, bool]:
         """Do a batch; how many were left as they were, and whether one was freed that is to be sent now."""
@@ -203,7 +207,8 @@ class Sweeper:
                 )
             else:
                 waiting.append(due)
-        left = Sender(self._app, self._backlog, self._window).send(link, waiting)
+        # A batch may take longer than the lease where the machine is busy. Two that lead send everything twice.
+        left = Sender(self._app, self._backlog, self._window).send(link, waiting, partial(self._goes_on, link))
         if silent:
             look_after(self._app, link, silent, self._backlog)
         return left, recovered

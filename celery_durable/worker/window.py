@@ -50,7 +50,7 @@ class Window:
         out = self._queues.setdefault(queue, _Out())
         if len(out.sent) >= self._most and not out.asked:
             out.asked = True
-            out.sent = self._still_out(link, out.sent) if backlog.depth(queue) else {}
+            out.sent = self._still_out(link, out.sent) if backlog.depth(queue, anew=True) else {}
         if len(out.sent) >= self._most and fence.run_id not in out.sent:
             return False
         out.sent[fence.run_id] = fence, time.monotonic()
