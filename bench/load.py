@@ -99,9 +99,8 @@ class Drain:
         wake = WAYS[self.way](self.fleet)
         queue, done = Series(self.fleet.queued), Series(lambda: self.fleet.count("completed"))
         with self.fleet.workers(WORKERS, PROCESSES):
-            seen, dropped = self.fleet.watch.mark(), self.fleet.dropped()
-            began = time.monotonic()
             due = wake()
+            began, seen, dropped = time.monotonic(), self.fleet.watch.mark(), self.fleet.dropped()
             while done.look() < RUNS and time.monotonic() - began < LIMIT:
                 queue.look()
                 self.memory.append(memory_of(self.fleet.processes()))

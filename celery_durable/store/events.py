@@ -28,6 +28,8 @@ from .upkeep import Upkeep
 __all__ = ["Events"]
 
 _PAGE = 100
+_WAITS_AT_ONCE = 5_000
+"""Each look sorts all that still wait for an event: of a hundred thousand there are twenty, not five hundred."""
 
 
 class Events(Recording, Gated, Upkeep):
@@ -192,7 +194,7 @@ class Events(Recording, Gated, Upkeep):
     def waits_for(self, link: Link, event: StoredEvent, limit: int) -> Iterator[list[tuple[str, str]]]:
         """The waits that an event answers, each by its run and step, in batches."""
         statement = self.statements.waits_by_name if event.key is None else self.statements.waits_by_key
-        values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": limit}
+        values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": _WAITS_AT_ONCE}
         values |= {"after_run": "", "after_step": ""}
         if event.key is not None:
             values["at_key"] = event.key
@@ -202,9 +204,8 @@ class Events(Recording, Gated, Upkeep):
             found = [
                 (row.run_id, row.step_id) for row in rows if row.match is None or matches(decode(row.match), payload)
             ]
-            if found:
-                yield found
-            if len(rows) < limit:
+            yield from (found[start : start + limit] for start in range(0, len(found), limit))
+            if len(rows) < _WAITS_AT_ONCE:
                 return
             values |= {"after_run": rows[-1].run_id, "after_step": rows[-1].step_id}
 

@@ -186,7 +186,7 @@ class EventStatements(StatementGroup):
             select(event.c.id)
             .where(
                 event.c.name == bindparam("at_name"),
-                event.c.dispatched_at.is_(None),
+                event.c.due_at.is_not(None),  # it is not dispatched; of those there is an index, and they are few
                 event.c.seq < bindparam("at_seq"),
             )
             .order_by(event.c.seq)
