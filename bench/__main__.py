@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from bench import console, events, parallel, replay, steps, testing
+from bench import asleep, backlog, console, events, idle, load, parallel, replay, steps, testing
 
 BENCHMARKS = {
     "steps": steps.main,
@@ -15,6 +15,10 @@ BENCHMARKS = {
     "events": events.main,
     "testing": testing.main,
     "console": console.main,
+    "load": load.main,
+    "asleep": asleep.main,
+    "backlog": backlog.main,
+    "idle": idle.main,
 }
 
 

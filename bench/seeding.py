@@ -19,7 +19,7 @@ from celery_durable.core.duration import SECOND
 from celery_durable.core.faults import write_error
 from celery_durable.store.store import Store
 
-__all__ = ["COMMON_TASK", "MANY_CHILDREN", "RARE_RUNS", "RARE_TASK", "TASKS", "seed"]
+__all__ = ["COMMON_TASK", "MANY_CHILDREN", "RARE_RUNS", "RARE_TASK", "TASKS", "seed", "take_stock"]
 
 RARE_TASK = "shop.tasks.yearly_audit"
 RARE_RUNS = 40
@@ -54,7 +54,7 @@ def seed(store: Store, runs: int = 1_000_000, batch: int = 50_000) -> None:
                     _copy_batch(store, connection, number, number * batch * APART, now - batch * APART)
             with link.atomic(connection):
                 _make_rare(store, connection, luck, now, runs)
-            _take_stock(store, connection)
+            take_stock(store, connection)
 
         link.run(fill)
 
@@ -205,7 +205,7 @@ def _make_rare(store: Store, connection: Connection, luck: random.Random, now: i
     _insert(connection, store.tables.input, [_input(luck, run["id"]) for run in made])
 
 
-def _take_stock(store: Store, connection: Connection) -> None:
+def take_stock(store: Store, connection: Connection) -> None:
     """What a server does by itself before long. SQLite has nobody who would."""
     names = [table.name for table in store.tables.metadata.sorted_tables]
     if store.dialect.name == "postgresql":

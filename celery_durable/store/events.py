@@ -5,6 +5,7 @@ How they can't miss each other is told in ``statements/events.py``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from .upkeep import Upkeep
 __all__ = ["Events"]
 
 _PAGE = 100
+_WAITS_AT_ONCE = 5_000
+"""Each look sorts all that still wait for an event: of a hundred thousand there are twenty, not five hundred."""
 
 
 class Events(Recording, Gated, Upkeep):
@@ -198,7 +201,7 @@ class Events(Recording, Gated, Upkeep):
         """The waits that an event answers, each by its run and step, in batches. A run whose wait can't be read is set
         aside, and keeps no other from its answer."""
         statement = self.statements.waits_by_name if event.key is None else self.statements.waits_by_key
-        values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": limit}
+        values: dict[str, Any] = {"at_name": event.name, "emitted_at": event.emitted_at, "limit": _WAITS_AT_ONCE}
         values |= {"after_run": "", "after_step": ""}
         if event.key is not None:
             values["at_key"] = event.key
@@ -212,9 +215,8 @@ class Events(Recording, Gated, Upkeep):
                         found.append((row.run_id, row.step_id))
                 except DamagedRecord as error:
                     self._set_waiting_aside(link, row.run_id, error)
-            if found:
-                yield found
-            if len(rows) < limit:
+            yield from (found[start : start + limit] for start in range(0, len(found), limit))
+            if len(rows) < _WAITS_AT_ONCE:
                 return
             values |= {"after_run": rows[-1].run_id, "after_step": rows[-1].step_id}
 
@@ -290,9 +292,11 @@ class Events(Recording, Gated, Upkeep):
 
     def mark_events_sent(self, link: Link, marks: Iterable[tuple[str, int]]) -> None:
         """Events whose dispatch is on its way, each with the time until it is looked at again."""
-        rows = [{"at_id": event_id, "due_in": due_in} for event_id, due_in in marks]
-        if rows:
-            link.run(lambda connection: connection.execute(self.statements.mark_event_sent, rows))
+        alike: defaultdict[int, list[str]] = defaultdict(list)
+        for event_id, due_in in marks:
+            alike[due_in].append(event_id)
+        for due_in, ids in alike.items():
+            self._changed(link, self.statements.mark_events_sent, {"ids": sorted(ids), "due_in": due_in})
 
 
 def _fits(wanted: Any, event: StoredEvent) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,8 @@ from .records import Due, Fence
 __all__ = ["Upkeep"]
 
 _LATER = 3_600_000_000
+_AT_ONCE = 500
+"""How many runs a statement names."""
 
 
 class Upkeep(StoreBase):
@@ -31,10 +34,9 @@ class Upkeep(StoreBase):
     def mark_delivered(self, link: Link, ended: Iterable[Fence]) -> None:
         """The results of these runs have been handed to Celery, callbacks and all; not those of a later end, after a
         retry."""
-        fences = [tuple(fence) for fence in ended]
-        values = {"fences": fences, "ids": [run_id for run_id, _ in fences]}
+        fences = list(ended)
         if fences:
-            link.run(lambda connection: connection.execute(self.statements.delivered, values))
+            link.run(lambda connection: connection.execute(self.statements.delivered, _named(fences)))
 
     def mark_told(self, link: Link, run_id: str) -> None:
         """Celery has refused the message of a run that has ended, and told its users."""
@@ -42,9 +44,19 @@ class Upkeep(StoreBase):
         if row is not None:
             self.mark_delivered(link, [Fence(run_id, row["token"])])
 
-    def due(self, link: Link, limit: int) -> list[Due]:
-        """The runs that time has come for, longest due first, with what is needed to send them."""
-        return self._read_due(link, self.statements.due, {"limit": limit})
+    def due(self, link: Link, limit: int, passed_over: int = 0) -> list[Due]:
+        """The runs that time has come for, longest due first, with what is needed to send them. The first of them, as
+        many as have been ``passed_over``, are not wanted."""
+        return self._read_due(link, self.statements.due, {"limit": limit, "passed_over": passed_over})
+
+    def untaken(self, link: Link, fences: Iterable[Fence]) -> set[str]:
+        """Those of these runs that nobody has taken since."""
+        found: set[str] = set()
+        wanted = list(fences)
+        for start in range(0, len(wanted), _AT_ONCE):
+            values = _named(wanted[start : start + _AT_ONCE])
+            found.update(row.id for row in self._rows(link, self.statements.untaken, values))
+        return found
 
     def _read_due(self, link: Link, statement: Executable, values: dict[str, Any]) -> list[Due]:
         def look(connection: Connection) -> list[Due]:
@@ -94,13 +106,13 @@ class Upkeep(StoreBase):
             return given
 
     def mark_sent(self, link: Link, marks: Iterable[tuple[Fence, int, bool]]) -> None:
-        """Runs whose message is on its way, each with the time until it is looked at again."""
-        rows = [
-            {"at_id": fence.run_id, "at_token": fence.token, "due_in": due_in, "sent": int(sent)}
-            for fence, due_in, sent in marks
-        ]
-        if rows:
-            link.run(lambda connection: connection.execute(self.statements.mark_sent, rows))
+        """Runs whose message is on its way, each with how long after its time it is looked at again."""
+        alike: defaultdict[tuple[int, bool], list[Fence]] = defaultdict(list)
+        for fence, due_in, sent in marks:
+            alike[due_in, sent].append(fence)
+        for (due_in, sent), fences in alike.items():
+            values = _named(fences) | {"due_in": due_in, "sent": int(sent)}
+            self._changed(link, self.statements.mark_sent, values)
 
     def hold_calls(self, link: Link, run_ids: list[str], due_in: int) -> None:
         """A worker has these ordinary tasks: those that were called are not to be looked after for a while."""
@@ -220,3 +232,9 @@ class Upkeep(StoreBase):
 
     def now(self, link: Link) -> int:
         return int(link.run(lambda connection: connection.execute(self.statements.now).scalar_one()))
+
+
+def _named(fences: Iterable[Fence]) -> dict[str, Any]:
+    """In the order of their ids, in which whoever changes several runs at once locks them."""
+    pairs = sorted(tuple(fence) for fence in fences)
+    return {"fences": pairs, "ids": [run_id for run_id, _ in pairs]}

@@ -23,7 +23,7 @@ from ..store.link import Link
 from ..store.records import StoredEvent
 from .message import outside_any_request
 from .runtime import runtime_of
-from .sending import Sender, grace
+from .sending import Sender
 from .triggers import start_triggered
 
 __all__ = ["DISPATCH", "announce", "dispatch", "dispatch_queue", "event_emitted", "queue_dispatch", "register_dispatch"]
@@ -32,8 +32,12 @@ logger = logging.getLogger("celery_durable")
 
 DISPATCH = "celery_durable.dispatch"
 _BATCH = 200
+_SENT_HERE = 1_000
+"""How many of the runs that one event wakes are sent by its dispatch. More are left to the sweeper, which sends as many
+as the queue has room for."""
 _TELL_EVERY = 1.0
 """Seconds after which a dispatch of many batches says that it goes on."""
+_LONGEST_PAUSE = 32
 _MOST_SENDS = 12
 """How often an event is dispatched again that could not start a run: for an hour, in which a fixed deploy may come."""
 
@@ -137,7 +141,7 @@ def _dispatch(app: Celery, link: Link, event: StoredEvent, *, waits: bool) -> No
     woken = _answer_waits(app, link, event) if waits else 0
     started, errors = start_triggered(app, event)
     if errors and event.sends < _MOST_SENDS:
-        store.postponed(link, event.id, encode(errors), grace(event.sends))
+        store.postponed(link, event.id, encode(errors), GRACE * min(2**event.sends, _LONGEST_PAUSE))
     else:
         store.dispatched(link, event.id, encode(errors) if errors else None)
     logger.info("event %s %r dispatched: it woke %d runs and started %d", event.id, event.name, woken, started)
@@ -148,10 +152,11 @@ def _answer_waits(app: Celery, link: Link, event: StoredEvent) -> int:
     answer = encode(event_of(event))
     woken, told = 0, time.monotonic()
     for waits in store.waits_for(link, event, _BATCH):
-        runs = store.deliver(link, event, answer, waits, EVENT_GRACE)
+        sent_here = woken < _SENT_HERE
+        runs = store.deliver(link, event, answer, waits, EVENT_GRACE if sent_here else 0)
         woken += len(runs)
         try:
-            sender.send(link, store.to_send(link, runs) if runs else [])
+            sender.send(link, store.to_send(link, runs) if runs and sent_here else [])
         except DBAPIError:
             raise
         except Exception as error:

@@ -23,9 +23,10 @@ from ..engine.settings import measured
 from ..errors import CallFailed, DurableError
 from ..store.link import Link
 from ..store.records import Aftermath, Due
+from .backlog import Backlog
 from .message import queue_of
 from .runtime import runtime_of
-from .sending import Backlog, Sender, follow, grace
+from .sending import Sender, follow, grace
 
 __all__ = [
     "REPORT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -14,41 +15,22 @@ from ..errors import DamagedRecord
 from ..store.base import DAMAGED
 from ..store.link import Link
 from ..store.records import Aftermath, Due, Fence
+from .backlog import Backlog
 from .message import queue_of, send
 from .runtime import runtime_of
+from .window import Window
 
-__all__ = ["Backlog", "Sender", "follow", "grace"]
+__all__ = ["Sender", "follow", "grace"]
 
 logger = logging.getLogger("celery_durable")
 
 _CHUNK = 50
 _BATCH = 500
 _LONGEST_GRACE = 32
-_BACKLOG_LOOKS = 20
+_LATER = GRACE * _LONGEST_GRACE
+"""Microseconds until a run is looked at again whose message can't be made."""
 _AWAY = (OperationalError,)
 """What says that the broker is away, whichever it is: nothing else can be sent either."""
-
-
-class Backlog:
-    """Which queues have messages still. Asked of the broker once for each queue."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-        self._depths: dict[str, bool] = {}
-
-    def explains(self, queue: str | None, sends: int) -> bool:
-        """Whether a message that was sent is probably waiting in its queue, not lost."""
-        return queue is not None and 0 < sends < _BACKLOG_LOOKS and self._has_messages(queue)
-
-    def _has_messages(self, queue: str) -> bool:
-        if queue not in self._depths:
-            try:
-                with self._app.connection_for_read() as connection:
-                    declared = connection.default_channel.queue_declare(queue, passive=True)
-                self._depths[queue] = declared.message_count > 0
-            except Exception:  # no such queue, or a transport that can't tell
-                self._depths[queue] = False
-        return self._depths[queue]
 
 
 def grace(sends: int) -> int:
@@ -58,36 +40,55 @@ def grace(sends: int) -> int:
 
 
 class Sender:
-    """Sends what is due, and marks it as sent."""
+    """Sends what is due, and marks it as sent. With a window, what that does not admit is left as it is."""
 
-    def __init__(self, app: Celery, backlog: Backlog | None = None) -> None:
+    def __init__(self, app: Celery, backlog: Backlog | None = None, window: Window | None = None) -> None:
         self._app = app
         self._runtime = runtime_of(app)
         self._backlog = backlog or Backlog(app)
+        self._window = window
 
-    def send(self, link: Link, runs: list[Due]) -> None:
-        """Send the messages of these runs; a sender that dies in between leaves duplicates, which do nothing."""
+    def send(self, link: Link, runs: list[Due], goes_on: Callable[[], bool] = lambda: True) -> int:
+        """Send the messages of these runs; how many were left. A sender that dies in between leaves duplicates, which
+        do nothing.
+
+        ``goes_on`` is asked now and then: whether the rest is still to be sent here.
+        """
+        left = 0
         for start in range(0, len(runs), _CHUNK):
-            self._send_chunk(link, runs[start : start + _CHUNK])
+            if not goes_on():
+                return left + len(runs) - start
+            left += self._send_chunk(link, runs[start : start + _CHUNK])
+        return left
 
-    def _send_chunk(self, link: Link, chunk: list[Due]) -> None:
+    def _send_chunk(self, link: Link, chunk: list[Due]) -> int:
         marks: list[tuple[Fence, int, bool]] = []
+        left = 0
         try:
             with self._app.producer_or_acquire() as producer:
                 for due in chunk:
                     # One by one: those sent before one fails are marked all the same.
-                    marks.append(self._send_one(link, due, producer))  # noqa: PERF401
+                    mark = self._send_one(link, due, producer)
+                    if mark is None:
+                        left += 1
+                    else:
+                        marks.append(mark)
         finally:
             self._runtime.store.mark_sent(link, marks)
+        return left
 
-    def _send_one(self, link: Link, due: Due, producer: Any) -> tuple[Fence, int, bool]:
-        """Send one run's message; what to mark: its fence, when to look again, whether it was sent."""
+    def _send_one(self, link: Link, due: Due, producer: Any) -> tuple[Fence, int, bool] | None:
+        """Send one run's message; what to mark: its fence, how long after its time to look again, whether it was sent.
+        Nothing where it is left as it is."""
         delay = max(0, (due.wake_at or 0) - due.now)
         if delay and not self._runtime.etas.take(delay):
-            return due.fence, delay, False
+            return due.fence, 0, False
         try:
-            if due.sends and self._backlog.explains(queue_of(self._app, due.task, due.message), due.sends):
-                return due.fence, GRACE, True
+            queue = queue_of(self._app, due.task, due.message)
+            if queue is not None and self._backlog.explains(queue, due.sends):
+                return due.fence, self._backlog.patience(queue), True
+            if self._window and not delay and not self._window.admits(link, queue, due.fence, self._backlog):
+                return None
             send(
                 self._app,
                 due.task,
@@ -107,8 +108,8 @@ class Sender:
         except Exception as error:
             # This run's message can't be made: it must not keep the others from being sent.
             logger.exception("run %s of %s: its message can't be made: %s", due.fence.run_id, due.task, error)
-            return due.fence, GRACE * _LONGEST_GRACE, True
-        return due.fence, delay + grace(due.sends), True
+            return due.fence, _LATER, True
+        return due.fence, grace(due.sends), True
 
     def _set_aside(self, link: Link, due: Due, error: DamagedRecord) -> tuple[Fence, int, bool]:
         """A run whose record can't be read is for a person to look at. What is not executed by its claim, a result or
@@ -116,7 +117,7 @@ class Sender:
         logger.error("run %s of %s can't be sent: %s", due.fence.run_id, due.task, error)
         if due.kind is None:
             self._runtime.store.set_aside(link, due.fence, f"{DAMAGED} {error}. Mend the row, then resume the run")
-        return due.fence, grace(_LONGEST_GRACE), True
+        return due.fence, _LATER, True
 
 
 def follow(app: Celery, aftermath: Aftermath) -> None:

@@ -4,6 +4,10 @@ Every worker has one, a thread of its main process; one of them holds the lease 
 asks two questions by an index each: which runs are due, and which events (``due_at``, see ``store/tables.py``)? The
 message of each is sent, and only then marked as sent: a sweeper that dies in between leaves a duplicate,
 which finds its run claimed and does nothing.
+
+Of a queue that has enough messages for now the runs are left as they are, at the head of what is due (``window.py``),
+and are passed over to reach those of other queues. A tick passes over some batches and no more; the next one goes on
+where it has come to.
 """
 
 from __future__ import annotations
@@ -24,13 +28,15 @@ from ..core.duration import SECOND
 from ..engine.passing import GRACE
 from ..store.link import Link
 from ..store.records import Due, Fence
+from .backlog import Backlog
 from .chores import Chores
 from .dispatch import dispatch_queue, queue_dispatch
 from .message import ignores_result
 from .reporting import held_here, look_after
 from .runtime import Runtime, runtime_of
-from .sending import Backlog, Sender, grace
+from .sending import Sender, grace
 from .showing import show_waiting
+from .window import Window
 
 __all__ = ["Sweeper", "recover"]
 
@@ -38,6 +44,9 @@ logger = logging.getLogger("celery_durable")
 
 LEASE = "sweeper"
 _BATCH = 500
+_EVENTS = 50
+_PASSED_OVER = 5
+"""How many batches with runs that are left as they are a tick looks at."""
 _HOLD_EVERY = 5.0
 
 
@@ -85,7 +94,9 @@ class Sweeper:
         self._ask_at = 0.0
         self._broken: str | None = None
         self._backlog = Backlog(app)
-        self._chores = Chores(app, lambda link: not self._stop.is_set() and self._leads(link))
+        self._window = Window(self._runtime.store)
+        self._goes_on_at = 0
+        self._chores = Chores(app, self._goes_on)
         self._hold_at = 0.0
 
     def start(self) -> None:
@@ -134,34 +145,51 @@ class Sweeper:
         self._ask_at = asked + self._lease / (3 if leads else 2)
         return leads
 
+    def _goes_on(self, link: Link) -> bool:
+        return not self._stop.is_set() and self._leads(link)
+
     def tick(self, link: Link) -> int:
         """Do all that is due; how many runs were looked at."""
         self._backlog = Backlog(self._app)
-        looked_at = 0
-        while not self._stop.is_set():
-            batch = self._runtime.store.due(link, _BATCH)
-            looked_at += len(batch)
-            again = self._handle(link, batch)
-            if not again or not self._leads(link):
-                break
+        self._window.open()
+        looked_at = self._see_to_runs(link)
         looked_at += self._dispatch_events(link)
         self._chores.do(link)
         return looked_at
 
+    def _see_to_runs(self, link: Link) -> int:
+        """What is due, longest due first, until none is left or too much has to be passed over."""
+        looked_at = passed_over = 0
+        turns = _PASSED_OVER
+        while turns and self._goes_on(link):
+            batch = self._runtime.store.due(link, _BATCH, passed_over)
+            looked_at += len(batch)
+            left, recovered = self._handle(link, batch)
+            if left:
+                turns -= 1
+                passed_over = max(passed_over + left, self._goes_on_at)
+            if not recovered and len(batch) < _BATCH:
+                passed_over = 0
+                break
+        self._goes_on_at = passed_over
+        return looked_at
+
     def _dispatch_events(self, link: Link) -> int:
         """Have the events dispatched whose dispatch was not sent, was lost, or died."""
-        store = self._runtime.store
-        events = store.due_events(link, _BATCH)
-        if events:
-            queue = dispatch_queue(self._app)
+        store, queue, looked_at = self._runtime.store, dispatch_queue(self._app), 0
+        while looked_at < _BATCH and self._goes_on(link):
+            events = store.due_events(link, _EVENTS)
+            looked_at += len(events)
             for event_id, sends in events:
                 if not self._backlog.explains(queue, sends):
                     queue_dispatch(self._app, event_id)
             store.mark_events_sent(link, [(event_id, grace(sends)) for event_id, sends in events])
-        return len(events)
+            if len(events) < _EVENTS:
+                break
+        return looked_at
 
-    def _handle(self, link: Link, batch: list[Due]) -> bool:
-        """Do a batch; whether another look is worth it now."""
+    def _handle(self, link: Link, batch: list[Due]) -> tuple[int, bool]:
+        """Do a batch; how many were left as they were, and whether one was freed that is to be sent now."""
         recovered = False
         waiting: list[Due] = []
         silent: list[Due] = []
@@ -179,10 +207,11 @@ class Sweeper:
                 )
             else:
                 waiting.append(due)
-        Sender(self._app, self._backlog).send(link, waiting)
+        # A batch may take longer than the lease where the machine is busy. Two that lead send everything twice.
+        left = Sender(self._app, self._backlog, self._window).send(link, waiting, partial(self._goes_on, link))
         if silent:
             look_after(self._app, link, silent, self._backlog)
-        return recovered or len(batch) == _BATCH
+        return left, recovered
 
     def _show(self, due: Due, waiting_on: str) -> None:
         if not ignores_result(self._app, due.task, due.message):

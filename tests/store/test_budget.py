@@ -206,6 +206,24 @@ def test_delivery_marks_share_a_statement(store: Store, counter: Counter) -> Non
     assert counter.take() == (1, 1)
 
 
+def test_a_batch_that_was_sent_shares_a_statement(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        store.mark_sent(link, [(Fence(f"r{number}", 1), 15_000_000, True) for number in range(50)])
+    assert counter.take() == (1, 1)
+
+
+def test_a_batch_of_events_that_was_sent_shares_a_statement(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        store.mark_events_sent(link, [(f"event-{number}", 15_000_000) for number in range(50)])
+    assert counter.take() == (1, 1)
+
+
+def test_asking_who_was_not_taken_shares_a_statement(store: Store, counter: Counter) -> None:
+    with store.link() as link:
+        assert store.untaken(link, [Fence(f"r{number}", 1) for number in range(500)]) == set()
+    assert counter.take() == (1, 0)
+
+
 def test_a_look_of_the_sweeper_that_finds_nothing(store: Store, counter: Counter) -> None:
     with store.link() as link:
         assert store.due(link, 500) == []

@@ -662,6 +662,37 @@ def test_marked_sent_only_with_the_token_that_was_seen(store: Store, link: Link)
     store.mark_sent(link, [])
 
 
+def test_a_run_is_looked_at_again_so_long_after_its_time(store: Store, link: Link) -> None:
+    store.start(link, new_run())
+    wake_at = store.now(link) + 600 * SECOND
+    put(store, link, wake_at=wake_at)
+    fence = Fence("r1", run_row(store, link)["token"])
+    store.mark_sent(link, [(fence, 0, False)])
+    assert run_row(store, link)["due_at"] == wake_at
+    store.mark_sent(link, [(fence, 15 * SECOND, True)])
+    assert run_row(store, link)["due_at"] == wake_at + 15 * SECOND
+
+
+def test_due_runs_are_passed_over_and_keep_their_places(store: Store, link: Link) -> None:
+    now = store.now(link)
+    for index, run_id in enumerate(["c", "a", "d", "b"]):
+        store.start(link, new_run(run_id))
+        put(store, link, run_id, due_at=now - 10 * SECOND + index)
+    assert [due.fence.run_id for due in store.due(link, 2, 1)] == ["a", "d"]
+    assert [due.fence.run_id for due in store.due(link, 10, 3)] == ["b"]
+    assert store.due(link, 10, 4) == []
+
+
+def test_who_was_not_taken_is_known_by_the_token(store: Store, link: Link) -> None:
+    fences = []
+    for run_id in ("r1", "r2", "r3"):
+        store.start(link, new_run(run_id))
+        fences.append(Fence(run_id, run_row(store, link, run_id)["token"]))
+    claimed(store, link, "r2")
+    assert store.untaken(link, fences) == {"r1", "r3"}
+    assert store.untaken(link, []) == set()
+
+
 def test_running_under(store: Store, link: Link) -> None:
     claim = taken(store, link)
     assert store.running_under(link, "r1", "w/1") == claim.fence

@@ -103,3 +103,29 @@ def test_postgresql_finds_and_counts_runs_by_an_index_alone(postgresql_url: str,
             assert ways, plan
             assert all("Index Only Scan" in line and index in line for line in ways), plan
     store.engine.dispose()
+
+
+MANY_EVENTS = """
+INSERT INTO durable_event (seq, id, name, key, payload, content_hash, emitted_at, due_at, sends, dispatched_at)
+SELECT number, 'event ' || number, 'paid', 'k', 'null', 'h', number, CASE WHEN number > 4990 THEN number END, 1,
+    CASE WHEN number <= 4990 THEN number END
+FROM generate_series(1::bigint, 5000) AS number
+"""
+
+
+@pytest.mark.parametrize("name", ["earlier_by_name", "earlier_by_key"])
+def test_postgresql_reads_no_dispatched_event_to_find_those_that_are_not(postgresql_url: str, name: str) -> None:
+    """All that were ever emitted by a name were read at each dispatch that found a wait for any key of it."""
+    store = Store(postgresql_url)
+    store.migrate()
+    statement: Any = getattr(store.statements, name)
+    given = {"at_name": "paid", "at_seq": 10_000, "limit": 200}
+    if name == "earlier_by_key":
+        given["at_key"] = "k"
+    asked = str(statement.params(**given).compile(store.engine, compile_kwargs={"literal_binds": True}))
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql(MANY_EVENTS)
+        connection.exec_driver_sql("ANALYZE durable_event")
+        plan = [row[0].strip() for row in connection.exec_driver_sql("EXPLAIN " + asked)]
+    assert [line for line in plan if "ix_durable_event_due" in line], plan
+    store.engine.dispose()

@@ -15,11 +15,11 @@ from celery_durable import DurableTask, NotSerializable, PayloadTooLarge, Run, s
 from celery_durable.core.codec import decode
 from celery_durable.engine.passing import GRACE
 from celery_durable.store.records import Due
+from celery_durable.worker.backlog import Backlog
 from celery_durable.worker.calling import CANVAS, target_of
 from celery_durable.worker.message import PASS_HEADER, _options
 from celery_durable.worker.reporting import REPORT, REPORT_ERROR, end_call, look_after
 from celery_durable.worker.runtime import runtime_of
-from celery_durable.worker.sending import Backlog
 from tests.worker.conftest import Desk
 
 from .called import Tasks

@@ -28,8 +28,11 @@ def task(app: Celery) -> Any:
 
 def tick(desk: Desk) -> int:
     sweeper = Sweeper(desk.app)
-    with desk.store.link() as link:
-        return sweeper.tick(link)
+    try:
+        with desk.store.link() as link:
+            return sweeper.tick(link)
+    finally:
+        sweeper.stop()  # the next one leads at once
 
 
 def make_due(desk: Desk, run_id: str) -> None:
@@ -192,6 +195,7 @@ def test_a_broker_that_is_away_leaves_the_runs_due(desk: Desk, task: Any, closed
     sweeper = Sweeper(other)
     with desk.store.link() as link, pytest.raises(OperationalError):
         sweeper.tick(link)
+    sweeper.stop()
     assert desk.row("run")["due_at"] == 1
     tick(desk)
     assert len(desk.messages()) == 1

@@ -186,7 +186,7 @@ class EventStatements(StatementGroup):
             select(event.c.id)
             .where(
                 event.c.name == bindparam("at_name"),
-                event.c.dispatched_at.is_(None),
+                event.c.due_at.is_not(None),  # it is not dispatched; of those there is an index, and they are few
                 event.c.seq < bindparam("at_seq"),
             )
             .order_by(event.c.seq)
@@ -201,7 +201,10 @@ class EventStatements(StatementGroup):
             .limit(bindparam("limit", type_=Integer))
         )
         undispatched = update(event).where(event.c.id == bindparam("at_id"), event.c.dispatched_at.is_(None))
-        self.mark_event_sent: Executable = undispatched.values(
+        these_undispatched = update(event).where(
+            event.c.id.in_(bindparam("ids", expanding=True)), event.c.dispatched_at.is_(None)
+        )
+        self.mark_events_sent: Executable = these_undispatched.values(
             due_at=now + bindparam("due_in", type_=BigInteger), sends=event.c.sends + 1
         )
         self.dispatching: Executable = undispatched.values(due_at=now + bindparam("due_in", type_=BigInteger))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     Integer,
     String,
@@ -50,15 +51,21 @@ class UpkeepStatements(StatementGroup):
             .where(run.c.due_at <= self._dialect.instant())
             .order_by(run.c.due_at)
             .limit(bindparam("limit", type_=Integer))
+            .offset(bindparam("passed_over", type_=Integer))
         )
+        self.untaken: Executable = select(run.c.id).where(*self._these_fences())
         self.inputs: Executable = select(run_input.c.run_id, run_input.c.arguments, run_input.c.message).where(
             run_input.c.run_id.in_(bindparam("ids", expanding=True))
         )
-        # Executed for many rows at once. The token seen must still be there: a claim in between wins.
+        # The token seen must still be there: a claim in between wins.
+        its_time = case((run.c.wake_at > now, run.c.wake_at), else_=now)
         self.mark_sent: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"))
-            .values(due_at=now + bindparam("due_in", type_=run.c.due_at.type), sends=run.c.sends + bindparam("sent"))
+            .where(*self._these_fences())
+            .values(
+                due_at=its_time + bindparam("due_in", type_=BigInteger),
+                sends=run.c.sends + bindparam("sent", type_=Integer),
+            )
         )
 
     def _recovery(self) -> None:
@@ -118,13 +125,16 @@ class UpkeepStatements(StatementGroup):
         )
         self.delivered: Executable = (
             update(run)
-            .where(
-                run.c.id.in_(bindparam("ids", expanding=True)),
-                tuple_(run.c.id, run.c.token).in_(bindparam("fences", expanding=True)),
-                run.c.status.in_(ENDED),
-            )
+            .where(*self._these_fences(), run.c.status.in_(ENDED))
             .values(delivered_at=now, due_at=None, wake_at=None)
         )
+
+    def _these_fences(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        """The pairs of a run and its token; and the runs once more by themselves, by which every database takes the
+        index."""
+        run = self._tables.run
+        pairs = tuple_(run.c.id, run.c.token).in_(bindparam("fences", expanding=True))
+        return run.c.id.in_(bindparam("ids", expanding=True)), pairs
 
     def _leases(self) -> None:
         lease, now = self._tables.lease, self._dialect.now()
