@@ -135,7 +135,7 @@ class Events(Recording, Gated, Upkeep):
         def end(connection: Connection) -> Record | None:
             at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
             with link.atomic(connection):
-                if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                if self._count(connection, self.statements.fence, at_run) != 1:
                     return None
                 connection.execute(self.statements.end_wait, outcome)
                 connection.execute(self.statements.drop_wait, at_step)
