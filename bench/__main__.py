@@ -6,13 +6,34 @@ import platform
 import sys
 from importlib.metadata import version
 
-from bench import asleep, backlog, console, events, idle, load, parallel, replay, steps, testing
+from bench import (
+    asleep,
+    backlog,
+    console,
+    events,
+    fanout,
+    idle,
+    imports,
+    latency,
+    load,
+    orders,
+    parallel,
+    replay,
+    steps,
+    suspends,
+    testing,
+)
 
 BENCHMARKS = {
     "steps": steps.main,
     "replay": replay.main,
     "parallel": parallel.main,
+    "orders": orders.main,
+    "latency": latency.main,
     "events": events.main,
+    "suspends": suspends.main,
+    "fanout": fanout.main,
+    "imports": imports.main,
     "testing": testing.main,
     "console": console.main,
     "load": load.main,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Executable, Row, RowMapping
 from ..model import SchemaState
 from .dialects import Dialect, dialect_of, make_engine
 from .link import Link
+from .prepared import Prepared
 from .records import Deed, Fence
 from .schema import check_schema, migrate, schema_state
 from .sealing import Sealer
@@ -58,6 +59,7 @@ class StoreBase:
         self.prefix = prefix
         self.tables = Tables.build(prefix, sealer)
         self.statements = Statements(self.tables, self.dialect)
+        self._prepared: dict[Executable, Prepared] = {}
         self._auto_migrate = auto_migrate
         self._ready = not auto_migrate
         self.retention = retention
@@ -137,6 +139,13 @@ class StoreBase:
     @staticmethod
     def _rows(link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         return link.run(lambda connection: connection.execute(statement, values).all())
+
+    def _count(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> int:
+        """Execute a statement that changes rows; how many."""
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            prepared = self._prepared[statement] = Prepared(statement, self.engine)
+        return prepared.count(connection, values)
 
     @staticmethod
     def _changed(link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:

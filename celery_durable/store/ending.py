@@ -66,11 +66,11 @@ class Ending(Starting, Turns, Events):
         def end(connection: Connection) -> Aftermath | None:
             aftermath = Aftermath()
             if parent is None and not open_steps:
-                ended = connection.execute(self.statements.finish, values).rowcount == 1
+                ended = self._count(connection, self.statements.finish, values) == 1
             else:
                 with link.atomic(connection):
                     caller = self._lock_parent(connection, parent)
-                    ended = connection.execute(self.statements.finish, values).rowcount == 1
+                    ended = self._count(connection, self.statements.finish, values) == 1
                     if ended:
                         aftermath = self._answer_parent(connection, caller, fence.run_id, parent, status, result, error)
                     if ended and open_steps:
@@ -156,9 +156,9 @@ class Ending(Starting, Turns, Events):
             error = write_error(CallFailed(f"the run {run_id}, which step {parent.step_id!r} called, was cancelled"))
         values = {"at_id": parent.run_id, "at_step": parent.step_id, "at_child": run_id}
         if status == "completed":
-            answered = connection.execute(self.statements.answer_call, values | {"result": result}).rowcount
+            answered = self._count(connection, self.statements.answer_call, values | {"result": result})
         else:
-            answered = connection.execute(self.statements.fail_call, values | {"error": error}).rowcount
+            answered = self._count(connection, self.statements.fail_call, values | {"error": error})
         if not answered or caller["status"] != "suspended":
             return Aftermath()
         if status == "completed" and (caller["quorum"] or 0) > 1:

@@ -144,7 +144,7 @@ class Events(Recording, Gated, Upkeep):
         def end(connection: Connection) -> Record | None:
             at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
             with link.atomic(connection):
-                if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                if self._count(connection, self.statements.fence, at_run) != 1:
                     return None
                 connection.execute(self.statements.end_wait, outcome)
                 connection.execute(self.statements.drop_wait, at_step)
@@ -240,30 +240,51 @@ class Events(Recording, Gated, Upkeep):
                 if not runs:
                     return []
                 statuses = {run.id: run.status for run in runs}
-                taking = self._taking(connection, event, waits, statuses)
-                if taking:
-                    connection.execute(self.statements.take_all, _named(taking) | {"event": event.seq})
-                    connection.execute(self.statements.answer_steps, _named(taking) | {"result": result})
-                asleep = [run for run, _ in taking if statuses[run] == "suspended"]
-                if asleep:
-                    connection.execute(self.statements.wake_runs, {"ids": asleep, "due_in": due_in})
                 over = [wait for wait in waits if statuses.get(wait[0]) in FINISHED]
-                if taking or over:
-                    connection.execute(self.statements.drop_these_waits, _named([*taking, *over]))
-                return asleep
+                open_waits = [wait for wait in waits if statuses.get(wait[0], "failed") not in FINISHED]
+                asleep = [run for run, status in statuses.items() if status == "suspended"]
+                woken = self._answer(connection, event, result, open_waits, asleep, due_in) if open_waits else []
+                if over:
+                    connection.execute(self.statements.drop_these_waits, _named(over))
+                return woken
 
         return link.run(answer)
 
+    def _answer(
+        self,
+        connection: Connection,
+        event: StoredEvent,
+        result: str,
+        waits: Sequence[tuple[str, str]],
+        asleep: Sequence[str],
+        due_in: int,
+    ) -> list[str]:
+        """The same behind the lock of the runs, whose waits these are; those that sleep are woken."""
+        at_once = self.statements.answer_at_once
+        if at_once is not None:
+            values = {"of_event": event.seq, "given_result": result, "ids": list(asleep), "due_in": due_in}
+            return sorted(connection.execute(at_once, _named(waits) | values).scalars())
+        taking = self._taking(connection, event, waits)
+        if not taking:
+            return []
+        connection.execute(self.statements.take_all, _named(taking) | {"event": event.seq})
+        connection.execute(self.statements.answer_steps, _named(taking) | {"result": result})
+        connection.execute(self.statements.drop_these_waits, _named(taking))
+        woken = [run for run, _ in taking if run in asleep]
+        if woken:
+            connection.execute(self.statements.wake_runs, {"ids": woken, "due_in": due_in})
+        return woken
+
     def _taking(
-        self, connection: Connection, event: StoredEvent, waits: Sequence[tuple[str, str]], statuses: dict[str, str]
+        self, connection: Connection, event: StoredEvent, waits: Sequence[tuple[str, str]]
     ) -> list[tuple[str, str]]:
         """Of these waits those that are open still, one for each run that has not had the event."""
         there = {tuple(row) for row in connection.execute(self.statements.open_waits, _named(waits))}
-        values = {"event": event.seq, "ids": list(statuses)}
+        values = {"event": event.seq, "ids": sorted({run for run, _ in waits})}
         had = set(connection.execute(self.statements.takers, values).scalars())
         taking = []
         for run, step in waits:
-            if (run, step) in there and run not in had and statuses.get(run, "failed") not in FINISHED:
+            if (run, step) in there and run not in had:
                 had.add(run)
                 taking.append((run, step))
         return taking

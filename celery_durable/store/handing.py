@@ -43,7 +43,7 @@ class Handing(Ending):
             try:
                 with link.atomic(connection):
                     self._enter_gates(connection, changes)
-                    if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                    if self._count(connection, self.statements.fence, at_run) != 1:
                         return None
                     return self._apply(connection, fence, changes)
             except _TakenBack as undone:
@@ -109,9 +109,9 @@ class Handing(Ending):
             values = values | _of_wait(step_id, wait) | self._step_values(changes.steps[0], STEP_COLUMNS[1:])
             statement = self.statements.park_waiting
             assert statement is not None
-            return connection.execute(statement, values | {"gate": self._gate(wait)}).rowcount == 1
+            return self._count(connection, statement, values | {"gate": self._gate(wait)}) == 1
         self._enter_gates(connection, changes)
-        return connection.execute(self.statements.suspend, values).rowcount == 1
+        return self._count(connection, self.statements.suspend, values) == 1
 
     def _is_lone_wait(self, changes: Changes) -> bool:
         return (

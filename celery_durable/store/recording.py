@@ -32,7 +32,7 @@ class Recording(StoreBase):
             "lease_until": lease_until,
         }
         try:
-            return connection.execute(self.statements.record_new, values).rowcount == 1
+            return self._count(connection, self.statements.record_new, values) == 1
         except IntegrityError:
             # Only the holder of the token gets past the fence, and it knows all older rows: so this
             # row is its own, from a try whose answer was lost.
@@ -44,12 +44,12 @@ class Recording(StoreBase):
         at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
         if self.statements.record_known is None:
             with link.atomic(connection):
-                if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                if self._count(connection, self.statements.fence, at_run) != 1:
                     return False
                 connection.execute(self.statements.update_step, self._settling(fence, step))
             return True
         values = self._settling(fence, step) | at_run
-        if connection.execute(self.statements.record_known, values).rowcount == 1:
+        if self._count(connection, self.statements.record_known, values) == 1:
             return True
         holding = self._has_token(connection, fence.run_id, fence.token)
         return holding and self._status_of(connection, fence.run_id, step.id) == step.status
@@ -57,7 +57,7 @@ class Recording(StoreBase):
     def record_within(self, connection: Connection, fence: Fence, step: StepWrite, lease_until: int) -> bool:
         """Record a step in a transaction of the caller's: ``step.transaction``."""
         at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
-        if connection.execute(self.statements.fence, at_run).rowcount != 1:
+        if self._count(connection, self.statements.fence, at_run) != 1:
             return False
         self._write_steps(connection, fence, [step])
         return True
@@ -73,7 +73,7 @@ class Recording(StoreBase):
 
         def write(connection: Connection) -> bool:
             try:
-                return connection.execute(statement, values).rowcount == len(steps)
+                return self._count(connection, statement, values) == len(steps)
             except IntegrityError:  # as above: this was done, and the answer was lost
                 return self._status_of(connection, fence.run_id, steps[0].id) is not None
 

@@ -60,7 +60,7 @@ class Sharing(Recording):
             try:
                 with link.atomic(connection):
                     at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
-                    if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                    if self._count(connection, self.statements.fence, at_run) != 1:
                         return None
                     connection.execute(self.statements.lock_state, at_key)
                     new = change(connection.execute(self.statements.read_state, at_key).scalar())

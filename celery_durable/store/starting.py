@@ -102,7 +102,7 @@ class Starting(Lines):
 
     def _insert(self, link: Link, connection: Connection, run: NewRun, values: Mapping[str, Any]) -> bool:
         if self.statements.start_at_once is not None and run.event is None and run.deed is None:
-            return connection.execute(self.statements.start_at_once, values).rowcount == 1
+            return self._count(connection, self.statements.start_at_once, values) == 1
         with link.atomic(connection):
             return self._insert_both(connection.execute, run, values)
 

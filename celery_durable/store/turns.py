@@ -42,7 +42,7 @@ class Turns(Recording, Gated):
             try:
                 with link.atomic(connection):
                     self._shut(connection, "turn", turn.name)
-                    if connection.execute(self.statements.fence, at_run).rowcount != 1:
+                    if self._count(connection, self.statements.fence, at_run) != 1:
                         return None
                     if not self._is_free(connection, turn.name, fence.run_id, step.id):
                         return False

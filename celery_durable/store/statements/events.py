@@ -69,6 +69,7 @@ class EventStatements(StatementGroup):
         self._take()
         self._dispatch()
         self._answer()
+        self._answer_at_once()
         self._log()
 
     def _emit(self) -> None:
@@ -240,12 +241,44 @@ class EventStatements(StatementGroup):
         )
         # Named by their ids alone, which are locked: an index of the status would lead to all who sleep.
         these_runs = run.c.id.in_(bindparam("ids", expanding=True))
-        self.wake_runs: Executable = (
-            update(run)
-            .where(these_runs, or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY))
-            .values(due_at=now + bindparam("due_in", type_=BigInteger), wake_at=None, sends=0, waiting_on="a worker")
-        )
+        self.wake_runs: Executable = self._waking(these_runs)
         self.to_send: Executable = select(*self._of_due()).where(these_runs)
+
+    def _waking(self, *which: Any) -> Any:
+        """Make runs due that something has come for."""
+        run, due_at = self._tables.run, self._dialect.now() + bindparam("due_in", type_=BigInteger)
+        free = or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY)
+        return update(run).where(*which, free).values(due_at=due_at, wake_at=None, sends=0, waiting_on="a worker")
+
+    def _answer_at_once(self) -> None:
+        """All of that behind the lock of the runs as one statement, where statements can be nested: of each run the
+        first wait that is open, if the run has not had the event. Gives back those of ``ids`` that it answers."""
+        run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
+        self.answer_at_once: Executable | None = None
+        if not self._dialect.writes_in_cte:
+            return
+        now, event = self._dialect.now(), bindparam("of_event", type_=BigInteger)
+        had = exists(select(literal(1)).where(taken.c.run_id == wait.c.run_id, taken.c.event == event))
+        taking = (
+            select(wait.c.run_id, func.min(wait.c.step_id).label("step_id"))
+            .where(self._pair(wait.c.run_id, wait.c.step_id), ~had)
+            .group_by(wait.c.run_id)
+            .cte("taking")
+        )
+        took = insert(taken).from_select(
+            ["run_id", "event", "step_id", "taken_at"], select(taking.c.run_id, event, taking.c.step_id, now)
+        )
+        of_step = and_(step.c.run_id == taking.c.run_id, step.c.id == taking.c.step_id, step.c.status == "waiting")
+        result = bindparam("given_result", type_=step.c.result.type)
+        answered = update(step).where(of_step).values(status="completed", result=result, finished_at=now)
+        dropped = delete(wait).where(wait.c.run_id == taking.c.run_id, wait.c.step_id == taking.c.step_id)
+        asleep = taking.c.run_id.in_(bindparam("ids", expanding=True))
+        woken = self._waking(run.c.id == taking.c.run_id, asleep)
+        self.answer_at_once = (
+            select(taking.c.run_id)
+            .where(asleep)
+            .add_cte(took.cte("took"), answered.cte("answered"), dropped.cte("dropped"), woken.cte("woken"))
+        )
 
     @staticmethod
     def _pair(run_id: Column[Any], step_id: Column[Any]) -> Any:

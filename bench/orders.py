@@ -1,0 +1,53 @@
+"""Orders of four steps: a durable run of each, against a plain Celery chain of four tasks; with real workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import chain
+
+from bench.harness import alternate, stores
+from bench.tasks import app, charge, mail, order, reserve, ship
+from bench.workers import REDIS, answers, settings_for, workers
+
+ORDERS = 200
+TURNS = 5
+
+
+def ours(number: int) -> Any:
+    return order.delay(number)
+
+
+def theirs(number: int) -> Any:
+    return chain(reserve.s({"order": number}), charge.s(), ship.s(), mail.s()).delay()
+
+
+def seconds(start: Any) -> float:
+    """From the first start until all results are there, for each order."""
+    began = time.perf_counter()
+    results = [start(number) for number in range(ORDERS)]
+    for result in results:
+        result.get(timeout=120)
+    return (time.perf_counter() - began) / ORDERS
+
+
+def main() -> None:
+    print(
+        f"\norders: {ORDERS} orders of 4 steps, results by Redis; orders a second, starting them included, medians of "
+        f"{TURNS} alternating turns"
+    )
+    if not answers(REDIS):
+        print("  redis: does not answer, left out (set DURABLE_TEST_REDIS)")
+        return
+    with stores() as made:
+        for name, store in made.items():
+            for processes in (1, 2):
+                config = settings_for(store, REDIS, result_backend=REDIS)
+                with workers(app, "bench.tasks", config, processes):
+                    seconds(ours), seconds(theirs)  # warm
+                    own, other, ratio = alternate(TURNS, lambda: seconds(ours), lambda: seconds(theirs))
+                print(
+                    f"  {name:<11} {processes} process{'es' if processes > 1 else '  '}   ours {1 / own:6.0f}   "
+                    f"a chain {1 / other:6.0f}   {1 / ratio:.2f} times as many"
+                )

@@ -1,0 +1,95 @@
+"""The Celery app of the benchmarks that need workers: durable tasks, and the ordinary ones they are compared with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.workers import bench_app
+from celery_durable import DurableTask, step
+
+__all__ = ["app", "fan_out", "gather", "naps", "order", "plain", "plain_time", "reserve", "time_of_body", "waits"]
+
+app = bench_app()
+
+# ------------------------------------------------------------- an order, in four steps
+
+
+def _reserve(order: dict[str, Any]) -> dict[str, Any]:
+    return {**order, "reserved": True}
+
+
+def _charge(order: dict[str, Any]) -> dict[str, Any]:
+    return {**order, "charged": 4200}
+
+
+def _ship(order: dict[str, Any]) -> dict[str, Any]:
+    return {**order, "parcel": "P-1"}
+
+
+def _mail(order: dict[str, Any]) -> dict[str, Any]:
+    return {**order, "mailed": True}
+
+
+@app.task(base=DurableTask, name="bench.order")
+def order(number: int) -> Any:
+    state = step.run("reserve", _reserve, {"order": number})
+    state = step.run("charge", _charge, state)
+    state = step.run("ship", _ship, state)
+    return step.run("mail", _mail, state)
+
+
+reserve, charge, ship, mail = (
+    app.task(function, name=f"bench.{function.__name__}") for function in (_reserve, _charge, _ship, _mail)
+)
+
+# ------------------------------------------------------------------- latencies
+
+
+@app.task(base=DurableTask, ignore_result=True, name="bench.waits")
+def waits(key: str) -> Any:
+    step.wait_for_event("bench.event", key=key)
+    return step.run("first line", time.time)
+
+
+@app.task(base=DurableTask, name="bench.time_of_body")
+def time_of_body() -> float:
+    return time.time()
+
+
+@app.task(name="bench.plain_time")
+def plain_time() -> float:
+    return time.time()
+
+
+# ------------------------------------------------------------------ suspensions
+
+
+@app.task(base=DurableTask, name="bench.naps")
+def naps(steps: int, every: int) -> None:
+    """So many steps, of which each ``every``-th parks the run for the shortest of times."""
+    for number in range(1, steps + 1):
+        if number % every == 0:
+            step.sleep(f"nap-{number}", 0.001)
+        else:
+            step.run(f"step-{number}", int)
+
+
+# --------------------------------------------------------------------- fan-out
+
+
+@app.task(name="bench.plain")
+def plain(number: int) -> int:
+    return number
+
+
+@app.task(name="bench.gather")
+def gather(values: list[int]) -> int:
+    return sum(values)
+
+
+@app.task(base=DurableTask, name="bench.fan_out")
+def fan_out(width: int) -> int:
+    with step.parallel() as block:
+        called = [block.call(f"call-{number}", plain.s(number)) for number in range(width)]
+    return sum(future.result() for future in called)
