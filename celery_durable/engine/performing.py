@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from ..core.codec import decode, encode
 from ..core.duration import describe, micros
@@ -23,6 +22,7 @@ from ..core.retry import Retry, next_delay
 from ..core.tries import with_try
 from ..errors import NotSerializable
 from ..store.records import StepWrite
+from ..store.transacting import Give
 from .attempt import awaited, call
 from .branch import DONE, Act, Attempt, Branch, Ready, State, Waiting
 from .control import DatabaseAway
@@ -192,28 +192,26 @@ class FunctionAttempt(Attempt):
         The fence comes last, right before the commit: the run's row is not locked while the function works,
         and a worker that has lost the run finds out and takes its writes back.
         """
-        run = self.run
-        engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
+        run, store = self.run, self.run.store
         settled: StepWrite | None = None
         try:
-            with engine.connect() as connection, connection.begin() as transaction:
-                # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
-                with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
-                    args, kwargs = self.branch.args, self.branch.kwargs
-                    value = call(lambda: self.fn(session, *args, **kwargs), self.timeout, self.what)
-                    session.commit()
-                    self.keep(value)
+            with store.transactions.begin(store.engine) as transaction:
+                transaction.do(self._call_with, self.keep)
                 settled = run.settled(self._row_now(), result=self.result)
                 if run.tasks is not None:
                     settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
-                if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
+                if not store.record_within(transaction, run.fence, settled, run.lease_until()):
                     self.lost = True
                     transaction.rollback()
-        except DBAPIError:
+        except store.transactions.errors:
             # Broken at the commit, perhaps: then only the database knows whether it took place.
             if settled is None or not self._was_committed():
                 raise
         self.recorded = settled
+
+    def _call_with(self, give: Give) -> Any:
+        args, kwargs = self.branch.args, self.branch.kwargs
+        return call(lambda: give(lambda handed: self.fn(handed, *args, **kwargs)), self.timeout, self.what)
 
     def _was_committed(self) -> bool:
         try:

@@ -18,6 +18,7 @@ from .sealing import Sealer
 from .statements import Statements
 from .steady import Steady
 from .tables import Tables
+from .transacting import SessionTransactions, Transactions
 
 __all__ = ["RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
@@ -47,8 +48,9 @@ class StoreBase:
         auto_migrate: bool = False,
         sealer: Sealer | None = None,
         retention: int = RETENTION,
+        pooled: bool = True,
     ) -> None:
-        self.engine = make_engine(url)
+        self.engine = make_engine(url, pooled=pooled)
         self.dialect = self.choose_dialect()
         self.prefix = prefix
         self.tables = Tables.build(prefix, sealer)
@@ -57,6 +59,7 @@ class StoreBase:
         self._ready = not auto_migrate
         self.retention = retention
         self.sealed = sealer is not None
+        self.transactions: Transactions = SessionTransactions()
         self._preparing = threading.Lock()
 
     def choose_dialect(self) -> Dialect:
