@@ -14,18 +14,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
-
 from ..core.codec import decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
 from ..core.tries import with_try
 from ..errors import NotSerializable
-from ..store.link import CONTENDED_TRIES, is_contended, pause_for_others
+from ..store.link import CONTENDED_TRIES, pause_for_others
 from ..store.records import StepWrite
+from ..store.transacting import Broken, Give, Transaction
 from .attempt import awaited, call
 from .branch import DONE, Act, Attempt, Branch, Ready, State, Waiting
 from .current import current_step
@@ -198,57 +195,50 @@ class FunctionAttempt(Attempt):
         is done again within the attempt, a few times; not where it is to run at most once.
         """
         for times in itertools.count(1):
-            error = self._one_transaction()
-            if error is None:
+            broken = self._one_transaction()
+            if broken is None:
                 return
-            most = CONTENDED_TRIES if is_contended(error) else _TRIES_WHEN_LOST
+            most = CONTENDED_TRIES if broken.is_contended else _TRIES_WHEN_LOST
             if times >= most or self.work.options.at_most_once:
-                raise error
+                raise broken.error
             logger.info(
-                "run %s, %s: its transaction was taken back, and is done again: %s", self.run.run_id, self.what, error
+                "run %s, %s: its transaction was taken back, and is done again: %s", self.run.run_id, self.what, broken
             )
             pause_for_others(times)
 
-    def _one_transaction(self) -> DBAPIError | None:
-        """The error where the database has taken it back."""
-        run, is_lost = self.run, True
-        engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
+    def _one_transaction(self) -> Broken | None:
+        """What the database has taken it back for, if it has."""
+        store = self.run.store
         try:
-            with engine.connect() as connection:
-                try:
-                    self._transact(connection)
-                except DBAPIError:
-                    is_lost = connection.invalidated
-                    raise
-        except DBAPIError as error:
+            with store.transactions.begin(store.engine) as transaction:
+                self._transact(transaction)
+        except Broken as broken:
             # Broken at the commit, perhaps: then only the database knows whether it took place.
-            result = self._committed() if is_lost or self._settled is not None else None
+            result = self._committed() if broken.is_lost or self._settled is not None else None
             if result is None or self._settled is None:
-                if is_lost or is_contended(error):
-                    return error
-                raise
+                if broken.is_lost or broken.is_contended:
+                    return broken
+                raise broken.error from None
             self._settled = replace(self._settled, result=result)
         self.recorded = self._settled
         return None
 
-    def _transact(self, connection: Connection) -> None:
+    def _transact(self, transaction: Transaction) -> None:
         """The fence comes last, right before the commit: the run's row is not locked while the function works,
         and a worker that has lost the run finds out and takes its writes back."""
         run, self._settled = self.run, None
-        with connection.begin() as transaction:
-            # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
-            with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
-                args, kwargs = self.branch.args, self.branch.kwargs
-                value = call(lambda: self.fn(session, *args, **kwargs), self.timeout, self.what)
-                session.commit()
-                self.keep(value)
-            settled = run.settled(self._row_now(), result=self.result)
-            if run.tasks is not None:
-                settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
-            self._settled = settled
-            if not run.store.record_within(connection, run.fence, settled, run.lease_until()):
-                self.lost = True
-                transaction.rollback()
+        transaction.do(self._call_with, self.keep)
+        settled = run.settled(self._row_now(), result=self.result)
+        if run.tasks is not None:
+            settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
+        self._settled = settled
+        if not run.store.record_within(transaction, run.fence, settled, run.lease_until()):
+            self.lost = True
+            transaction.rollback()
+
+    def _call_with(self, give: Give) -> Any:
+        args, kwargs = self.branch.args, self.branch.kwargs
+        return call(lambda: give(lambda handed: self.fn(handed, *args, **kwargs)), self.timeout, self.what)
 
     def _committed(self) -> str | None:
         """The step's result as it is recorded, if it is: by this try, or one before whose commit came late."""

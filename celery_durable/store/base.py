@@ -19,6 +19,7 @@ from .sealing import Sealer
 from .statements import Statements
 from .steady import Steady
 from .tables import Tables
+from .transacting import SessionTransactions, Transactions
 
 __all__ = ["ANSWER_WITHIN", "DAMAGED", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
@@ -53,8 +54,9 @@ class StoreBase:
         sealer: Sealer | None = None,
         retention: int = RETENTION,
         answer_within: float = ANSWER_WITHIN,
+        pooled: bool = True,
     ) -> None:
-        self.engine = make_engine(url)
+        self.engine = make_engine(url, pooled=pooled)
         self.dialect = self.choose_dialect()
         self.prefix = prefix
         self.tables = Tables.build(prefix, sealer)
@@ -65,6 +67,7 @@ class StoreBase:
         self.retention = retention
         self._answer_within = None if self.dialect.one_writer else answer_within
         self.sealed = sealer is not None
+        self.transactions: Transactions = SessionTransactions()
         self._preparing = threading.Lock()
 
     def choose_dialect(self) -> Dialect:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from ..errors import ConfigurationError
 
@@ -91,7 +91,7 @@ def dialect_of(engine: Engine) -> Dialect:
     return _DIALECTS[engine.dialect.name]
 
 
-def make_engine(url: str | URL) -> Engine:
+def make_engine(url: str | URL, *, pooled: bool = True) -> Engine:
     """An engine for the durable database, safe to inherit over a fork."""
     try:
         parsed = make_url(url)
@@ -100,7 +100,7 @@ def make_engine(url: str | URL) -> Engine:
             raise ConfigurationError(
                 f"durable_database_url names the database {kind!r}; sqlite, postgresql, mysql and mariadb are supported"
             )
-        engine = create_engine(parsed, **_options(parsed, kind))
+        engine = create_engine(parsed, **_options(parsed, kind, pooled))
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(
             f"durable_database_url is no database URL that SQLAlchemy understands: {error}. "
@@ -120,7 +120,7 @@ def make_engine(url: str | URL) -> Engine:
     return engine
 
 
-def _options(url: URL, kind: str) -> dict[str, Any]:
+def _options(url: URL, kind: str, pooled: bool) -> dict[str, Any]:
     # The row count of an INSERT is how a fence answers: SQLAlchemy drops it unless told otherwise.
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "execution_options": {"preserve_rowcount": True}}
     if kind == "sqlite":
@@ -128,9 +128,12 @@ def _options(url: URL, kind: str) -> dict[str, Any]:
         if not url.database or url.database == ":memory:":
             options["poolclass"] = StaticPool
             return options
+        options["poolclass"] = QueuePool  # also for one in memory that has a name, as Django's tests have
     else:
         bounds = dict.fromkeys(_BOUNDS.get(url.get_driver_name(), ()), _CONNECT_WITHIN)
         options["connect_args"] = {name: bound for name, bound in bounds.items() if name not in url.query}
+    if not pooled:
+        return {**options, "poolclass": NullPool}
     # A pass holds one connection while it runs, so there are as many as passes at once.
     return {**options, "pool_size": 5, "max_overflow": -1}
 

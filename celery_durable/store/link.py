@@ -30,7 +30,7 @@ from ..errors import ConfigurationError, DurableError, add_note
 from .dialects import Dialect
 from .watch import Watched, watch
 
-__all__ = ["CONTENDED_TRIES", "Link", "explain", "is_contended", "is_transient", "pause_for_others"]
+__all__ = ["CONTENDED_TRIES", "Link", "explain", "is_contended", "is_transient", "pause_for_others", "was_taken_back"]
 
 T = TypeVar("T")
 
@@ -173,7 +173,12 @@ _TAKEN_BACK = {
 
 def is_contended(error: DBAPIError) -> bool:
     """Whether the database has taken something back so that others could go on."""
-    return _code_of(error) in _TAKEN_BACK
+    return was_taken_back(error.orig)
+
+
+def was_taken_back(original: BaseException | None) -> bool:
+    """The same of a driver's own error."""
+    return _code_of(original) in _TAKEN_BACK
 
 
 def pause_for_others(times: int) -> None:
@@ -181,9 +186,8 @@ def pause_for_others(times: int) -> None:
     time.sleep(random.uniform(0, min(0.005 * 2**times, 1.0)))
 
 
-def _code_of(error: DBAPIError) -> str | int | None:
+def _code_of(original: BaseException | None) -> str | int | None:
     """The server's code for an error, where the driver tells one."""
-    original = error.orig
     for name in ("sqlstate", "pgcode"):
         if isinstance(getattr(original, name, None), str):
             return str(getattr(original, name))
@@ -197,7 +201,7 @@ _READ_ONLY = "25006"
 
 def is_transient(error: DBAPIError) -> bool:
     """Whether doing the same again may work: the database is away, busy, or chose us in a deadlock."""
-    if error.connection_invalidated or (isinstance(error, InternalError) and _code_of(error) == _READ_ONLY):
+    if error.connection_invalidated or (isinstance(error, InternalError) and _code_of(error.orig) == _READ_ONLY):
         return True
     if not isinstance(error, (OperationalError, InterfaceError)):
         return False

@@ -13,6 +13,7 @@ from .base import SOON, StoreBase, new_token
 from .link import Link
 from .records import Fence, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
+from .transacting import Execution
 
 __all__ = ["Recording"]
 
@@ -54,12 +55,12 @@ class Recording(StoreBase):
         holding = self._has_token(connection, fence.run_id, fence.token)
         return holding and self._status_of(connection, fence.run_id, step.id) == step.status
 
-    def record_within(self, connection: Connection, fence: Fence, step: StepWrite, lease_until: int) -> bool:
+    def record_within(self, transaction: Execution, fence: Fence, step: StepWrite, lease_until: int) -> bool:
         """Record a step in a transaction of the caller's: ``step.transaction``."""
         at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
-        if self._count(connection, self.statements.fence, at_run) != 1:
+        if transaction.execute(self.statements.fence, at_run).rowcount != 1:
             return False
-        self._write_steps(connection, fence, [step])
+        self._write_steps(transaction, fence, [step])
         return True
 
     def record_together(
@@ -88,7 +89,7 @@ class Recording(StoreBase):
             row[name] = value if write is None else write(value)
         return row
 
-    def _write_steps(self, connection: Connection, fence: Fence, steps: Iterable[StepWrite]) -> None:
+    def _write_steps(self, transaction: Execution, fence: Fence, steps: Iterable[StepWrite]) -> None:
         """Steps, in a transaction that has fenced already."""
         new = [
             self._step_values(step, STEP_COLUMNS[1:]) | {"step_run_id": fence.run_id}
@@ -97,9 +98,9 @@ class Recording(StoreBase):
         ]
         known = [self._settling(fence, step) for step in steps if step.known]
         if new:
-            connection.execute(self.statements.insert_step, new)
+            transaction.execute(self.statements.insert_step, new)
         if known:
-            connection.execute(self.statements.update_step, known)
+            transaction.execute(self.statements.update_step, known)
 
     def own_outcome(self, link: Link, fence: Fence, step_id: str) -> RowMapping | None:
         """A step's status and result as they are recorded now: to learn the outcome of a commit that gave no answer."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.duration import SECOND
 from ..engine.settings import Settings
+from ..worker.django_transactions import follow_django
 from ..worker.runtime import EtaBudget, Runtime, settings_of
 from .memory import MemoryStore
 from .passes import EnvKeeper, EnvPass, Hooks
@@ -37,5 +38,6 @@ def new_runtime(app: Any, store: MemoryStore, hooks: Hooks, **settings_too: Any)
     """The app's settings, with this store. What happens in its passes the hooks are told."""
     own = _OWN | settings_too
     settings = settings_of(lambda name, default: own.get(name, app.conf.get(name, default)))
+    follow_django(store, settings_of(app.conf.get).database_url)
     # The wire holds messages for any time: no wake-up has to be left to a sweep.
     return EnvRuntime(replace(settings, eta_horizon=_FOR_EVER), store, hooks)

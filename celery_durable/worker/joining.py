@@ -175,6 +175,8 @@ def same_database(one: URL | str, other: URL | str) -> bool:
 def _place(url: URL) -> tuple[Any, ...] | None:
     kind = url.get_backend_name().replace("mariadb", "mysql")
     if kind == "sqlite":
+        if "cache=shared" in str(url):
+            return kind, url.database  # one for this process, by its name
         if not url.database or url.database == ":memory:" or "mode=memory" in str(url):
             return None  # each engine has its own
         return kind, str(Path(url.database.removeprefix("file:")).resolve())

@@ -21,6 +21,8 @@ from ..engine.keeper import Keeper
 from ..engine.passing import Pass
 from ..engine.settings import Settings, read_settings
 from ..store.store import Store
+from .django_databases import in_djangos_tests, with_django
+from .django_transactions import follow_django
 
 __all__ = [
     "EtaBudget",
@@ -64,7 +66,9 @@ class Runtime:
             sealer=settings.sealer,
             retention=settings.retention,
             answer_within=settings.database_timeout / SECOND,
+            pooled=not in_djangos_tests(),
         )
+        follow_django(store, settings.database_url)
         return cls(settings, store)
 
     def now(self) -> int:
@@ -122,7 +126,7 @@ def runtime_of(app: Any) -> Runtime:
 
 def settings_of(get: Callable[[str, Any], Any]) -> Settings:
     """The settings that a configuration holds."""
-    return read_settings(get, never_retry=(SoftTimeLimitExceeded,))
+    return read_settings(with_django(get), never_retry=(SoftTimeLimitExceeded,))
 
 
 @contextmanager
