@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,9 @@ Found = tuple[Any, Any]
 
 def main() -> None:
     services = Services()
-    columns = {}
     try:
-        for name, title in DATABASES.items():
-            with getattr(services, name).fresh() as url:
-                faulty = Faulty(url)
-                columns[title] = _cells(faulty)
-                faulty.close()
+        with ThreadPoolExecutor(len(DATABASES)) as pool:
+            columns = dict(zip(DATABASES.values(), pool.map(partial(_column, services), DATABASES), strict=True))
     finally:
         services.close()
     lines = ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
@@ -51,6 +49,15 @@ def main() -> None:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+
+
+def _column(services: Services, name: str) -> dict[str, list[str]]:
+    with getattr(services, name).fresh() as url:
+        faulty = Faulty(url)
+        try:
+            return _cells(faulty)
+        finally:
+            faulty.close()
 
 
 def _cell(outcomes: tuple[str, ...]) -> str:
