@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,12 @@ Found = tuple[Any, Any]
 
 def main() -> None:
     services = Services()
-    try:
+    with ExitStack() as opened:
+        opened.callback(services.close)
+        urls = [opened.enter_context(getattr(services, name).fresh()) for name in DATABASES]
+        all_faulty = [opened.enter_context(closing(Faulty(url))) for url in urls]
         with ThreadPoolExecutor(len(DATABASES)) as pool:
-            columns = dict(zip(DATABASES.values(), pool.map(partial(_column, services), DATABASES), strict=True))
-    finally:
-        services.close()
+            columns = dict(zip(DATABASES.values(), pool.map(_cells, all_faulty), strict=True))
     lines = ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
     for operation in OPERATIONS:
         rows = [columns[title][operation.name] for title in DATABASES.values()]
@@ -49,15 +49,6 @@ def main() -> None:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
-
-
-def _column(services: Services, name: str) -> dict[str, list[str]]:
-    with getattr(services, name).fresh() as url:
-        faulty = Faulty(url)
-        try:
-            return _cells(faulty)
-        finally:
-            faulty.close()
 
 
 def _cell(outcomes: tuple[str, ...]) -> str:
