@@ -128,10 +128,15 @@ class StoreBase:
     def _handed_on(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:
         """Give a run a new token with what becomes of it; whether this did, or an earlier try whose answer was lost."""
 
+        tries = 0
+
         def hand_on(connection: Connection) -> bool:
-            if connection.execute(statement, values).rowcount > 0:
+            nonlocal tries
+            tries += 1
+            # First, as what was done may be counted: a run that is set aside, say.
+            if tries > 1 and self._has_token(connection, values["at_id"], values["token"]):
                 return True
-            return self._has_token(connection, values["at_id"], values["token"])
+            return connection.execute(statement, values).rowcount > 0
 
         return link.run(hand_on)
 

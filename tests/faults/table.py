@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,12 @@ Found = tuple[Any, Any]
 
 def main() -> None:
     services = Services()
-    columns = {}
-    try:
-        for name, title in DATABASES.items():
-            with getattr(services, name).fresh() as url:
-                faulty = Faulty(url)
-                columns[title] = _cells(faulty)
-                faulty.close()
-    finally:
-        services.close()
+    with ExitStack() as opened:
+        opened.callback(services.close)
+        urls = [opened.enter_context(getattr(services, name).fresh()) for name in DATABASES]
+        all_faulty = [opened.enter_context(closing(Faulty(url))) for url in urls]
+        with ThreadPoolExecutor(len(DATABASES)) as pool:
+            columns = dict(zip(DATABASES.values(), pool.map(_cells, all_faulty), strict=True))
     lines = ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
     for operation in OPERATIONS:
         rows = [columns[title][operation.name] for title in DATABASES.values()]

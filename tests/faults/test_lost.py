@@ -48,6 +48,7 @@ def performed(faulty: Faulty, operation: Operation, moments: Moments) -> tuple[A
         scene.given = operation.prepare(scene)
     scene.store = faulty.store
     with faulty.store.link() as scene.link:
+        scene.link.patience = 30.0  # as a pass has it: on a slow machine a new connection may take its time
         answer = operation.act(scene)
     with faulty.direct.link() as scene.link:
         return scene.look(), scene.plain(answer)
