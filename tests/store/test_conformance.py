@@ -662,6 +662,19 @@ def test_marked_sent_only_with_the_token_that_was_seen(store: Store, link: Link)
     store.mark_sent(link, [])
 
 
+def test_a_result_that_is_delivered_while_its_message_is_sent_is_not_sent_for_ever(store: Store, link: Link) -> None:
+    store.start(link, new_run())
+    claim = claimed(store, link)
+    store.finish(link, claim.fence, status="completed", now=claim.now, lease=LEASE, result="1")
+    put(store, link, due_at=1)
+    (due,) = store.due(link, 10)
+
+    store.mark_delivered(link, [claim.fence])
+    store.mark_sent(link, [(due.fence, SECOND, True)])
+
+    assert run_row(store, link)["due_at"] is None
+
+
 def test_a_run_is_looked_at_again_so_long_after_its_time(store: Store, link: Link) -> None:
     store.start(link, new_run())
     wake_at = store.now(link) + 600 * SECOND

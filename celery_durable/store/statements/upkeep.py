@@ -57,13 +57,15 @@ class UpkeepStatements(StatementGroup):
         self.inputs: Executable = select(run_input.c.run_id, run_input.c.arguments, run_input.c.message).where(
             run_input.c.run_id.in_(bindparam("ids", expanding=True))
         )
-        # The token seen must still be there: a claim in between wins.
+        # The token seen must still be there: a claim in between wins. A delivery keeps it, and then nothing is due.
         its_time = case((run.c.wake_at > now, run.c.wake_at), else_=now)
         self.mark_sent: Executable = (
             update(run)
             .where(*self._these_fences())
             .values(
-                due_at=its_time + bindparam("due_in", type_=BigInteger),
+                due_at=case(
+                    (run.c.delivered_at.is_(None), its_time + bindparam("due_in", type_=BigInteger)), else_=None
+                ),
                 sends=run.c.sends + bindparam("sent", type_=Integer),
             )
         )
