@@ -402,6 +402,7 @@ FEW = 3
 """Examples on a database where each takes a hundred times as long: what differs there are the statements."""
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_operations_in_any_order(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL", "celery_durable")
     store = Watched(database_url)

@@ -371,6 +371,7 @@ FEW = 3
 """Examples on a database where each takes a hundred times as long: what differs there are the statements."""
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_events_in_any_order(
     database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
