@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import func, select
 
 from bench.events import until
 from bench.load_app import DROPPED, VARIABLE, app
@@ -92,8 +93,10 @@ class Fleet:
 
     def count(self, status: str) -> int:
         """How many runs have this status."""
-        table = self.store.tables.run.name
-        return int(self.watch.ask(f"SELECT count(*) FROM {table} WHERE status = '{status}'")[0][0])
+        run = self.store.tables.run
+        with self.store.engine.connect() as connection:
+            found = connection.execute(select(func.count()).select_from(run).where(run.c.status == status))
+            return int(found.scalar_one())
 
     def empty(self) -> None:
         """Forget all runs, events and messages."""
