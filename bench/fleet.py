@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,13 +66,16 @@ class Fleet:
         command += ["-c", str(processes), "--without-gossip", "--without-mingle"]
         environment = os.environ | {VARIABLE: json.dumps(self.config), DROPPED: str(self.folder / "dropped")}
         with log.open("ab") as out:
-            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         self._workers.append(process)
         try:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:  # it has a long task yet
+                os.killpg(process.pid, signal.SIGKILL)
 
     def processes(self) -> list[psutil.Process]:
         """The main process and the children of each worker."""

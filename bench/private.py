@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,8 +61,11 @@ def _running(command: list[str], log: Path, owner: str | None, answers: Callable
         _until(answers, process, log)
         yield
     finally:
-        process.terminate()
-        process.wait(60)
+        process.send_signal(signal.SIGINT if "postgres" in command[0] else signal.SIGTERM)  # it would wait for clients
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _connects(url: str) -> Callable[[], object]:
