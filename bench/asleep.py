@@ -7,11 +7,11 @@ import time
 import uuid
 from typing import Any
 
-from bench.events import BROKERS, answers, percentile, until
 from bench.fleet import fleet
 from bench.load_app import app, asleep
 from bench.private import DATABASES
 from bench.watching import processor_use
+from bench.workers import BROKERS, answers, percentile, until
 from celery_durable import Durable
 
 SLEEPS = int(os.environ.get("BENCH_RUNS", "200"))

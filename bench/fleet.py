@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 from sqlalchemy import func, select
 
-from bench.events import until
 from bench.load_app import DROPPED, VARIABLE, app
 from bench.private import DATABASES, redis
 from bench.watching import DatabaseWatch
+from bench.workers import until
 from celery_durable.store.store import Store
 from celery_durable.worker.runtime import _runtimes, runtime_of
 

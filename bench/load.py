@@ -15,12 +15,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from bench.events import percentile
 from bench.fleet import Fleet, fleet
 from bench.load_app import app
 from bench.parking import bring_forward, park_asleep, park_waiting
 from bench.private import DATABASES, LOGGED
 from bench.watching import Series, memory_of, processor_use
+from bench.workers import percentile
 from celery_durable import Durable
 from celery_durable.core.duration import SECOND
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from bench.events import until
 from bench.fleet import PATIENCE, Fleet
 from bench.load_app import asleep, waiting
 from bench.seeding import take_stock
+from bench.workers import until
 from celery_durable.core.duration import SECOND
 from celery_durable.core.ids import fingerprint
 from celery_durable.store.store import Store
