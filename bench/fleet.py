@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import func, select
 
 from bench.load_app import DROPPED, VARIABLE, app
 from bench.private import DATABASES, redis
@@ -64,13 +66,16 @@ class Fleet:
         command += ["-c", str(processes), "--without-gossip", "--without-mingle"]
         environment = os.environ | {VARIABLE: json.dumps(self.config), DROPPED: str(self.folder / "dropped")}
         with log.open("ab") as out:
-            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         self._workers.append(process)
         try:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:  # it has a long task yet
+                os.killpg(process.pid, signal.SIGKILL)
 
     def processes(self) -> list[psutil.Process]:
         """The main process and the children of each worker."""
@@ -92,8 +97,10 @@ class Fleet:
 
     def count(self, status: str) -> int:
         """How many runs have this status."""
-        table = self.store.tables.run.name
-        return int(self.watch.ask(f"SELECT count(*) FROM {table} WHERE status = '{status}'")[0][0])
+        run = self.store.tables.run
+        with self.store.engine.connect() as connection:
+            found = connection.execute(select(func.count()).select_from(run).where(run.c.status == status))
+            return int(found.scalar_one())
 
     def empty(self) -> None:
         """Forget all runs, events and messages."""

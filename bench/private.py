@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,12 +61,20 @@ def _running(command: list[str], log: Path, owner: str | None, answers: Callable
         _until(answers, process, log)
         yield
     finally:
-        process.terminate()
-        process.wait(60)
+        process.send_signal(signal.SIGINT if "postgres" in command[0] else signal.SIGTERM)  # it would wait for clients
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _connects(url: str) -> Callable[[], object]:
     return lambda: create_engine(url, poolclass=NullPool).connect().close()
+
+
+def _create_database(server: str) -> None:
+    with create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE bench")
 
 
 def _unprivileged(name: str) -> str | None:
@@ -98,9 +108,10 @@ def postgresql() -> Iterator[tuple[str, Path]]:
         }  # fmt: skip
         command = [str(Path(initdb).parent / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        with _running(command, log, owner, _connects(url)):
-            yield url, log
+        server = f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+        with _running(command, log, owner, _connects(f"{server}/postgres")):
+            _create_database(f"{server}/postgres")
+            yield f"{server}/bench", log
 
 
 @contextmanager
@@ -122,8 +133,7 @@ def mariadb() -> Iterator[tuple[str, Path]]:
         url = f"mysql+pymysql://root@127.0.0.1:{port}/bench?charset=utf8mb4"
         bare = f"mysql+pymysql://root@127.0.0.1:{port}/"
         with _running(command, log, owner, _connects(bare)):
-            with create_engine(bare, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as connection:
-                connection.exec_driver_sql("CREATE DATABASE bench")
+            _create_database(bare)
             yield url, log
 
 

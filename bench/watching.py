@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -43,7 +43,9 @@ class DatabaseWatch:
     def __init__(self, name: str, url: str, log: Path) -> None:
         self._name = name
         self._log = log
-        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=StaticPool)
+        # From another database of PostgreSQL, which counts for each: its own looks are not among what it counts.
+        aside = make_url(url).set(database="postgres") if name == "postgresql" else url
+        self._engine = create_engine(aside, isolation_level="AUTOCOMMIT", poolclass=StaticPool)
         self._own = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -85,14 +87,14 @@ class DatabaseWatch:
         if self._name == "postgresql":
             self.ask("SELECT pg_stat_clear_snapshot()")
             ((calls, deadlocks),) = self.ask(
-                "SELECT xact_commit + xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"
+                "SELECT xact_commit + xact_rollback, deadlocks FROM pg_stat_database WHERE datname = 'bench'"
             )
         else:
             counted = dict(self.ask("SHOW GLOBAL STATUS WHERE Variable_name IN ('Questions', 'Innodb_deadlocks')"))
-            calls, deadlocks = int(counted["Questions"]), int(counted["Innodb_deadlocks"])
+            calls, deadlocks = int(counted["Questions"]) - self._own, int(counted["Innodb_deadlocks"])
         text = self._log.read_text(errors="replace")
         waits = [float(waited) for waited in re.findall(r"acquired .* after ([\d.]+) ms", text)]
-        return Strain(calls - self._own, deadlocks, time.monotonic(), waits)
+        return Strain(calls, deadlocks, time.monotonic(), waits)
 
     def _work(self) -> None:
         while not self._stop.wait(_LOOK_EVERY):
