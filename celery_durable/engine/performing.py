@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from ..core.codec import decode, encode
 from ..core.duration import describe, micros
@@ -192,6 +191,8 @@ class FunctionAttempt(Attempt):
         The fence comes last, right before the commit: the run's row is not locked while the function works,
         and a worker that has lost the run finds out and takes its writes back.
         """
+        from sqlalchemy.orm import Session  # most of SQLAlchemy to import, and nothing else here needs it
+
         run = self.run
         engine = run.store.engine.execution_options(isolation_level=run.store.dialect.transaction_isolation)
         settled: StepWrite | None = None
