@@ -18,7 +18,8 @@ IMPORTS = {
     "and the client": "from celery_durable import Durable, DurableTask, step, emit",
 }
 BEFORE = (
-    "import celery; from celery import Celery, Task, shared_task; Celery.task; Task.delay; import sqlalchemy, pydantic"
+    "import celery; from celery import Celery, Task, shared_task; Celery.task; Task.delay; import sqlalchemy; "
+    "from pydantic import BaseModel, TypeAdapter"
 )
 """What the package needs and an application usually has: Celery, SQLAlchemy and pydantic."""
 

@@ -13,9 +13,10 @@ import sqlite3
 import time
 import weakref
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Engine, Table, create_engine, event, literal_column
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
@@ -56,6 +57,11 @@ class Dialect:
         """The same as one value, which an index can be searched by. PostgreSQL asks a clock that goes on again for each
         row, and would read the times of all runs that sleep to find none that is due."""
         return literal_column(f"(SELECT {self.clock})", BigInteger()) if self.name == "postgresql" else self.now()
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT that can say what becomes of a row which is there already. SQLAlchemy's part for a database is
+        imported when it is used."""
+        return import_module(f"sqlalchemy.dialects.{self.name}").insert(table)
 
 
 SQLITE = Dialect(

@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from .dialects import dialect_of
 from .link import is_contended
@@ -82,6 +81,8 @@ class _SessionTransaction:
         self._transaction = transaction
 
     def do(self, work: Callable[[Give], T], keep: Callable[[T], None]) -> None:
+        from sqlalchemy.orm import Session  # most of SQLAlchemy to import, and nothing else here needs it
+
         # In a savepoint, so that a commit or rollback of the function's own leaves the transaction whole.
         with Session(bind=self._connection, join_transaction_mode="create_savepoint") as session:
             value = work(lambda function: function(session))

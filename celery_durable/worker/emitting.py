@@ -20,7 +20,6 @@ from ..store.records import Deed, NewEvent
 from .apps import the_app
 from .dispatch import announce
 from .install import install
-from .joining import join
 from .runtime import Runtime, runtime_of
 
 __all__ = ["emit", "emit_by"]
@@ -70,6 +69,8 @@ def emit_by(
         if emitted:
             announce(app, new_id, name, key)
     else:
+        from .joining import join  # SQLAlchemy's sessions: whoever gives one has imported them
+
         joined = join(runtime.store, session)
         emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE, deed)
         if emitted:

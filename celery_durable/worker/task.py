@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Task, uuid
 from celery.exceptions import MaxRetriesExceededError
@@ -36,13 +36,15 @@ from .carrying import attached
 from .coroutines import make_awaited
 from .delays import delay_of
 from .install import install
-from .joining import join
 from .message import PASS_HEADER, keep, message_form
 from .running import run_message
 from .runtime import Runtime, runtime_of
 from .schedules import OnSchedule
 from .telling import Telling
 from .triggers import OnEvent, install_triggers, tick_of
+
+if TYPE_CHECKING:
+    from .joining import Joined
 
 __all__ = ["DurableTask"]
 
@@ -145,7 +147,7 @@ class DurableTask(Task):
         session = options.pop("session", None)
         by = {name: options.pop(f"durable_{name}", None) for name in ("event", "deed")}
         task_id = task_id or tick_of(self, options.get("headers"))
-        joined = None if session is None else join(runtime.store, session)
+        joined = None if session is None else self._joined(runtime, session)
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.typing:
             self.__header__(*args, **kwargs)
@@ -170,6 +172,12 @@ class DurableTask(Task):
         elif runtime.store.start_within(joined.execute, run) and ahead:
             joined.after_commit(lambda: self._send_committed(run, options))
         return self.AsyncResult(run.id)
+
+    @staticmethod
+    def _joined(runtime: Runtime, session: Any) -> Joined:
+        from .joining import join  # SQLAlchemy's sessions: whoever gives one has imported them
+
+        return join(runtime.store, session)
 
     def _new_run(
         self,

@@ -137,6 +137,20 @@ def test_steps_that_are_new_and_steps_that_are_replayed(store: Store, counter: C
     assert second == [(0, 0)] * 6 + [(1, 1)]  # the last is the end
 
 
+def test_an_order_of_four_steps_from_its_start_to_its_end(store: Store, counter: Counter) -> None:
+    """The start, the claim and what is recorded, four steps, the end."""
+
+    def order() -> None:
+        for name in ("reserve", "charge", "ship", "mail"):
+            step.run(name, int)
+
+    counter.take()
+    driver = Driver(store, order)
+    driver.start()
+    assert isinstance(driver.one_pass(), Finished)
+    assert counter.take() == (8, 7)
+
+
 def test_an_error_costs_what_a_value_does(store: Store, counter: Counter) -> None:
     def fail() -> None:
         with pytest.raises(ZeroDivisionError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, bindparam, case, literal, or_, update
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ...core.replay import Record
 from ...model import FINISHED
@@ -36,12 +35,11 @@ class StatementGroup:
     def _insert_or_ignore(self, table: Table, *unique: Column[Any]) -> Any:
         """An INSERT that changes nothing where the key is there already (the primary one, unless told)."""
         key = list(unique or table.primary_key)
-        if self._dialect.name == "postgresql":
-            return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
-        if self._dialect.name == "sqlite":
-            return sqlite.insert(table).on_conflict_do_nothing(index_elements=key)
-        # IGNORE would let a too long text through cut off: every length is checked before.
-        return mysql.insert(table).prefix_with("IGNORE")
+        inserted: Any = self._dialect.insert(table)
+        if self._dialect.name == "mysql":
+            # IGNORE would let a too long text through cut off: every length is checked before.
+            return inserted.prefix_with("IGNORE")
+        return inserted.on_conflict_do_nothing(index_elements=key)
 
     def _fenced_run(self, **values: Any) -> Any:
         run = self._tables.run

@@ -18,7 +18,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..dialects import Dialect
 from ..tables import Tables
@@ -122,13 +121,12 @@ class SharingStatements(StatementGroup):
         """Lock a row that is made if it is not there: one statement, so that two who do it can't block each other."""
         given = {"task": bindparam("at_task"), "key": bindparam("at_key"), "version": literal(1)}
         more = {"version": state.c.version + 1}
+        inserted = self._dialect.insert(state).values(**given)
         if self._dialect.name == "mysql":
-            return mysql.insert(state).values(**given).on_duplicate_key_update(**more)
-        kind: Any = postgresql if self._dialect.name == "postgresql" else sqlite
-        made: Executable = (
-            kind.insert(state).values(**given).on_conflict_do_update(index_elements=list(state.primary_key), set_=more)
-        )
-        return made
+            locking: Executable = inserted.on_duplicate_key_update(**more)
+        else:
+            locking = inserted.on_conflict_do_update(index_elements=list(state.primary_key), set_=more)
+        return locking
 
     def _said(self) -> None:
         log = self._tables.log
