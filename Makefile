@@ -12,12 +12,13 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test chaos fuzz check docs pictures bench clean
+.PHONY: help demo test chaos matrix fuzz check docs pictures bench clean
 
 help:
 	@echo "make demo     run the example project"
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
 	@echo "make chaos    real workers under ten minutes of trouble with each broker and database (ARGS=... goes to it)"
+	@echo "make matrix   kill every operation at each of its statements, and write docs/reliability.md"
 	@echo "make check    ruff, mypy and the import contracts"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make pictures take the pictures of the documentation anew (needs Chromium)"
@@ -34,6 +35,9 @@ test: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+matrix: $(VENV)/.dev
+	@$(BIN)/python -m tests.kill.matrix
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet

@@ -296,14 +296,17 @@ class Client(Answering):
 
     def prune(self, older_than: Duration = "30d", *, reason: str | None = None, by: str | None = None) -> int:
         """Delete finished runs with all their rows, in batches, if they ended longer ago than that; how many there
-        were. Workers do this by themselves when ``durable_retention`` is over."""
+        were. Each batch leaves a row in the audit log. Workers do this by themselves when ``durable_retention`` is
+        over."""
         age, forgotten = micros(older_than), 0
+        deed = deed_by("prune", reason, by)
+
+        def deed_of(runs: int) -> Deed:
+            return self._with_details(deed, older_than=str(older_than), runs=runs)
+
         with self._store.link() as link:
-            while batch := self._store.forget_runs(link, older_than=age):
+            while batch := self._store.forget_runs(link, older_than=age, deed_of=deed_of):
                 forgotten += batch
-            if forgotten:
-                deed = self._with_details(deed_by("prune", reason, by), older_than=str(older_than), runs=forgotten)
-                self._store.note(link, deed)
         return forgotten
 
     # ----------------------------------------------------------------- hooks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +9,11 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy import RowMapping
 
 from ..core.codec import decode
+from ..core.ids import derived_id
 from ..core.match import matches
 from ..engine.events import EVENT_GRACE, new_event
 from ..engine.settings import Settings
-from ..errors import ConfigurationError, InvalidAnswer, StepNotFound, WrongStatus
+from ..errors import ConfigurationError, EventConflict, InvalidAnswer, StepNotFound, WrongStatus
 from ..model import FINISHED, EventReceipt
 from ..store.records import NewEvent
 from .deeds import deed_by
@@ -31,14 +31,17 @@ class Answering(Figures):
         """Emit the event that a step waits for, with this payload. Where the wait has a ``form``, it has to fit that.
 
         Raises ``InvalidAnswer`` where it does not, or where the wait's ``match`` would not take it, and ``WrongStatus``
-        where the step does not wait: nothing is emitted then. Other runs that wait for the same event get it, too.
+        where the step does not wait, or has been given another answer: nothing is emitted then. The same answer may be
+        given twice, and counts once. Other runs that wait for the same event get it, too.
         """
         deed = deed_by("answer", reason, by)
-        event_id = secrets.token_hex(16)
 
         def event_for(step: RowMapping, waits: list[RowMapping]) -> NewEvent:
             given = self._given(run_id, step_id, step)
             what = f"step {step_id!r} of run {run_id!r}"
+            # One wait has one answer: who repeats a call, not knowing what came of it, emits nothing that a later wait
+            # would take.
+            event_id = derived_id("answer", run_id, step_id, str(step["started_at"]))
             event = self._new_event(event_id, given["event"], payload, given["key"])
             stored = decode(event.payload)
             if given.get("form") is not None:
@@ -51,12 +54,18 @@ class Answering(Figures):
             _check_others(step_id, given, stored, waits, what)
             return event
 
-        with self._store.link() as link:
-            event = self._store.answer(link, run_id, step_id, event_for, deed, EVENT_GRACE)
-        if event is None:
+        try:
+            with self._store.link() as link:
+                found = self._store.answer(link, run_id, step_id, event_for, deed, EVENT_GRACE)
+        except EventConflict as other:
+            raise WrongStatus(
+                f"step {step_id!r} of run {run_id!r} has just been given another answer, so this one was not emitted"
+            ) from other
+        if found is None:
             raise self._not_found(run_id)
+        event, emitted = found
         self._announce(event)
-        return EventReceipt(id=event.id)
+        return EventReceipt(id=event.id, duplicate=not emitted)
 
     @staticmethod
     def _given(run_id: str, step_id: str, step: RowMapping) -> dict[str, Any]:

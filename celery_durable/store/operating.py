@@ -135,11 +135,11 @@ class Operating(Handing):
         event_for: Callable[[RowMapping, list[RowMapping]], NewEvent],
         deed: Deed,
         due_in: int,
-    ) -> NewEvent | None:
+    ) -> tuple[NewEvent, bool] | None:
         """Emit the event that a step waits for. What it holds is made of what the step was given, while nothing is
-        recorded of the run. ``None``: there is no such run."""
+        recorded of the run. With it, whether it was emitted now, and not before. ``None``: there is no such run."""
 
-        def answer(connection: Connection) -> NewEvent | DurableError | None:
+        def answer(connection: Connection) -> tuple[NewEvent, bool] | DurableError | None:
             at_run = {"at_id": run_id}
             with link.atomic(connection):
                 locked = self._row(connection, self.statements.lock_run, **at_run)
@@ -152,9 +152,10 @@ class Operating(Handing):
                     event = event_for(step, waits)
                 except DurableError as refused:  # no error of the connection, which would be given up
                     return refused
-                if self.emit_within(connection.execute, event, due_in):
+                emitted = self.emit_within(connection.execute, event, due_in)
+                if emitted:
                     self._note(connection.execute, run_id, deed)
-                return event
+                return event, emitted
 
         found = link.run(answer)
         if isinstance(found, DurableError):
@@ -206,8 +207,11 @@ class Operating(Handing):
 
     # ------------------------------------------------------------------ forget
 
-    def forget_runs(self, link: Link, *, older_than: int | None = None) -> int:
-        """Delete one batch of finished runs with all their rows: those past their time, or older than that."""
+    def forget_runs(
+        self, link: Link, *, older_than: int | None = None, deed_of: Callable[[int], Deed] | None = None
+    ) -> int:
+        """Delete one batch of finished runs with all their rows: those past their time, or older than that. ``deed_of``
+        says what is kept of it, of how many there were."""
         statement, values = self.statements.past_keeping, {"limit": FORGOTTEN_AT_ONCE}
         if older_than is not None:
             statement, values = self.statements.finished_before, values | {"older_than": older_than}
@@ -223,13 +227,10 @@ class Operating(Handing):
                         for delete in self.statements.forget_rows.values():
                             connection.execute(delete, {"ids": ended})
                         connection.execute(self.statements.forget_runs, {"ids": ended})
+                    self._note(connection.execute, None, deed_of and deed_of(len(ended)))
                 return len(ended)
 
         return link.run(forget)
-
-    def note(self, link: Link, deed: Deed) -> None:
-        """Keep what was done to many runs at once."""
-        link.run(lambda connection: self._note(connection.execute, None, deed))
 
     def live_runs(self, link: Link, limit: int, after: tuple[int, str] | None) -> list[tuple[int, str]]:
         """The ids of runs that have not ended, oldest first, each with its time."""

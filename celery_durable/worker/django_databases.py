@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..errors import ConfigurationError
 from ..store.store import Store
-from .joining import is_ours, same_database
+from .same_database import is_ours, same_database
 
 __all__ = [
     "django_alias",

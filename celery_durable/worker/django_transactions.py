@@ -18,7 +18,7 @@ from ..store.link import was_taken_back
 from ..store.store import Store
 from ..store.transacting import Broken, Execution, Give, SessionTransactions, Transaction
 from .django_databases import django_alias, django_db, execute_in_django, is_installed, url_of
-from .joining import same_database
+from .same_database import same_database
 
 __all__ = ["follow_django"]
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from ..errors import ConfigurationError
 from ..store.link import explain
 from ..store.store import Store
+from .same_database import is_ours, same_database
 
-__all__ = ["Joined", "is_ours", "join", "same_database"]
+__all__ = ["Joined", "join"]
 
 _ACTIONS = "celery_durable.after_commit"
 _MOMENT = 0.05
@@ -142,45 +141,3 @@ def _check(store: Store, connection: Connection) -> None:
         f"{store.engine.url.render_as_string(hide_password=True)}: only what is written to one database commits "
         "together. Use a session on the durable database, set durable_database_url to yours, or leave session out."
     )
-
-
-_known: dict[tuple[str, str], bool] = {}
-
-
-def is_ours(
-    store: Store, url: URL, savepoint: Callable[[], AbstractContextManager[Any]], execute: Callable[..., Any]
-) -> bool:
-    """Whether a connection finds the mark that this store has left in its own database."""
-    pair = (str(store.engine.url), str(url))
-    if pair not in _known:
-        with store.link() as link:
-            mark = store.identity(link)
-        try:
-            with savepoint():
-                _known[pair] = execute(store.statements.marked, {}).scalar() == mark
-        except Exception:  # it has no such table: SQLAlchemy's error, or Django's
-            return False
-    return _known[pair]
-
-
-_LOOPBACK = {None, "", "localhost", "127.0.0.1", "::1"}
-_PORTS = {"postgresql": 5432, "mysql": 3306}
-
-
-def same_database(one: URL | str, other: URL | str) -> bool:
-    """Whether two URLs lead to one database, by whatever drivers."""
-    return _place(make_url(one)) == _place(make_url(other)) is not None
-
-
-def _place(url: URL) -> tuple[Any, ...] | None:
-    kind = url.get_backend_name().replace("mariadb", "mysql")
-    if kind == "sqlite":
-        if "cache=shared" in str(url):
-            return kind, url.database  # one for this process, by its name
-        if not url.database or url.database == ":memory:" or "mode=memory" in str(url):
-            return None  # each engine has its own
-        return kind, str(Path(url.database.removeprefix("file:")).resolve())
-    host = url.host or url.query.get("host") or url.query.get("unix_socket")
-    # The options of a PostgreSQL connection may name another schema in which its tables are.
-    options = url.query.get("options")
-    return kind, "localhost" if host in _LOOPBACK else host, url.port or _PORTS.get(kind), url.database, options

@@ -60,6 +60,24 @@ def test_an_answer_goes_to_the_step_that_waits(store: Store, link: Link, clerk: 
     assert [(deed.action, deed.actor, deed.reason) for deed in run.audit] == [("answer", "ann", "looks right")]
 
 
+def test_an_answer_that_is_given_again_is_emitted_once(store: Store, link: Link, clerk: Clerk) -> None:
+    """Whoever repeats a call, not knowing what came of it, would leave an event that the next such wait takes."""
+
+    def twice() -> list[Any]:
+        return [step.wait_for_event(name, "order.approved", key="o-1") is not None for name in ("first", "second")]
+
+    driver = waiting(store, twice)
+    receipt, again = (clerk.answer("r1", "first", {"approved": True}, by="ann") for _ in range(2))
+    assert (again.id, receipt.duplicate, again.duplicate) == (receipt.id, False, True)
+    with pytest.raises(WrongStatus, match=r"step 'first' of run 'r1' has just been given another answer"):
+        clerk.answer("r1", "first", {"approved": False})
+    dispatched(store, link, receipt.id)
+    driver.one_pass("r1")
+    assert [each.status for each in clerk.get("r1").steps] == ["completed", "waiting"]
+    assert [deed.action for deed in clerk.get("r1").audit] == ["answer"]
+    assert clerk.answer("r1", "second", {"approved": True}).id != receipt.id  # another wait has another answer
+
+
 def test_an_answer_may_be_the_form_itself(store: Store, link: Link, clerk: Clerk) -> None:
     waiting(store, approval)
     receipt = clerk.answer("r1", "approval", Decision(approved=True, amount=5))

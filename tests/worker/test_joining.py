@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from celery_durable import ConfigurationError, DurableTask, EventConflict
 from celery_durable.worker.dispatch import DISPATCH
-from celery_durable.worker.joining import same_database
+from celery_durable.worker.same_database import same_database
 from tests.proxy import Proxy
 from tests.services import Services
 from tests.waiting import wait_until

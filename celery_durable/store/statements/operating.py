@@ -158,7 +158,7 @@ class OperatingStatements(StatementGroup):
         run, step, wait = self._tables.run, self._tables.step, self._tables.wait
         at_step = (step.c.run_id == run.c.id) & (step.c.id == bindparam("at_step"))
         self.step_of_run: Executable = (
-            select(run.c.status.label("run_status"), step.c.kind, step.c.status, step.c.input)
+            select(run.c.status.label("run_status"), step.c.kind, step.c.status, step.c.input, step.c.started_at)
             .outerjoin(step, at_step)
             .where(run.c.id == bindparam("at_id"))
         )

@@ -1,20 +1,21 @@
-"""Every shape of the corpus is killed right before and right after each of its commits, on each database.
+"""Every shape of the corpus is killed right before and right after each of its commits.
 
 However and wherever a worker dies, the run goes on from its last recorded step, and ends as if nothing had
 happened: with the same result and the same record, what it wrote in transactions there once, and only the step
 that was under way done again. The same holds where the worker is not dead but slow: its run is taken over in the
 moment before it writes, and what it does then has no effect.
+
+These are the tests of a database, which has a file that names it: so three processes can do them at once.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,29 +29,9 @@ from tests.engine.driving import Driver
 from .corpus import Notes, Shape
 from .corpus_control import CORPUS
 from .killing import Cast, Commits, complete, die, drive, in_child, lose
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One store for all shapes, each run with an id of its own."""
-    folder: Path = tmp_path_factory.mktemp("kill")
-    if request.param == "sqlite":
-        yield from _opened(f"sqlite:///{folder / 'durable.db'}", folder)
-        return
-    services = request.getfixturevalue("services")
-    with getattr(services, request.param).fresh() as url:
-        yield from _opened(url, folder)
-
-
-def _opened(url: str, folder: Path) -> Iterator[Store]:
-    store = Store(url)
-    store.migrate()
-    with store.engine.connect() as connection:
-        connection.execute(text("CREATE TABLE effects (run_id VARCHAR(64), name VARCHAR(64))"))
-    Notes.folder = folder / "notes"
-    Notes.folder.mkdir()
-    yield store
-    store.engine.dispose()
+from .living import System
+from .matrix import walk
+from .operations import OPERATIONS, Operation
 
 
 @dataclass(frozen=True)
@@ -286,3 +267,9 @@ def test_the_corpus_is_killed_often_enough(store: Store) -> None:
     with Commits(store.engine) as commits:
         assert drive(driver, "counted", commits) == "completed"
     assert commits.commits == commits.entries == 6  # claim, a, b, suspend; claim, finish
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_an_operation_that_dies(system: System, operation: Operation) -> None:
+    """Wherever that is, and whoever goes on: in the end it is as if nobody had died."""
+    assert walk(system, operation).kills >= 2
