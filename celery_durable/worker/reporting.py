@@ -13,9 +13,10 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from celery import Celery, Task, states
+from celery import Celery, Task, states, uuid
 from celery.backends.base import DisabledBackend
 from celery.worker import state
+from kombu.serialization import dumps, loads
 
 from ..core.codec import encode
 from ..core.faults import bounded_error, write_error
@@ -64,10 +65,35 @@ def _listed(links: Any) -> list[Any]:
     return list(links) if isinstance(links, (list, tuple)) else [links]
 
 
+class _Report(Task):
+    """Celery sends it when the task that was called has ended. In the worker where that was, it is done on the spot: a
+    message that can't be sent makes a failed task of one that has succeeded."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        ended = self.app.current_worker_task
+        if ended is not None and not ended.request.is_eager and ended.name != self.name:
+            try:
+                end_call(self.app, kwargs["call_id"], **_told(*_as_sent(self.app, args), **kwargs))
+            except Exception as away:
+                logger.warning("the end of %s could not be recorded, a message is sent: %s", kwargs["call_id"], away)
+            else:
+                return self.AsyncResult(options.get("task_id") or uuid())
+        return super().apply_async(args, kwargs, **options)
+
+
+def _as_sent(app: Celery, args: Any) -> Any:
+    """What a message makes of it: the answer is not to depend on whether there was one."""
+    kind, encoding, payload = dumps(args, app.conf.task_serializer)
+    return loads(payload, kind, encoding, accept=[kind])
+
+
+def _told(value: Any = None, *, call_id: str, error: str | None = None) -> dict[str, Any]:
+    return {"value": value} if error is None else {"error": error}
+
+
 def register_reports(app: Celery) -> None:
     """Give an app the tasks that report. Not by ``app.tasks``, which would finalize an app that is not complete yet."""
     options: dict[str, Any] = {
-        "base": Task,  # whatever class the app's own tasks have
         "shared": False,
         "ignore_result": True,
         "acks_late": True,
@@ -76,10 +102,7 @@ def register_reports(app: Celery) -> None:
 
     def report(task: Any, value: Any = None, *, call_id: str, error: str | None = None) -> None:
         try:
-            if error is None:
-                end_call(task.app, call_id, value=value)
-            else:
-                end_call(task.app, call_id, error=error)
+            end_call(task.app, call_id, **_told(value, call_id=call_id, error=error))
         except Exception as wrong:
             pause = min(2**task.request.retries, _LONGEST_PAUSE)
             logger.warning("the end of %s could not be recorded, trying again in %d s: %s", call_id, pause, wrong)
@@ -95,8 +118,9 @@ def register_reports(app: Celery) -> None:
             logger.warning("the failure of %s could not be recorded, it is reported by a task: %s", call_id, wrong)
             app.tasks[REPORT].apply_async((None,), {"call_id": call_id, "error": text}, add_to_parent=False)
 
-    app.task(report, name=REPORT, bind=True, **options)
-    app.task(report_error, name=REPORT_ERROR, **options)  # bound, it would not be told the error
+    # Of classes of their own, whatever class the app's own tasks have.
+    app.task(report, name=REPORT, base=_Report, bind=True, **options)
+    app.task(report_error, name=REPORT_ERROR, base=Task, **options)  # bound, it would not be told the error
 
 
 def end_call(app: Celery, call_id: str, *, value: Any = None, error: str | None = None, status: str = "") -> bool:

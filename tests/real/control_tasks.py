@@ -135,6 +135,16 @@ def held(label: str) -> str:
     return step.run("after", effect, label, "after")
 
 
+@app.task
+def held_and_ordinary(label: str) -> tuple[str, str]:
+    return hold(label), label
+
+
+@app.task(base=DurableTask)
+def calls_held(label: str) -> list[str]:
+    return step.call("held", held_and_ordinary.s(label))
+
+
 @app.task(base=DurableTask)
 def held_and_fails(label: str) -> None:
     step.run("held", hold, label)

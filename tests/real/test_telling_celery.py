@@ -122,3 +122,26 @@ def test_a_callback_that_could_not_be_sent_makes_no_failure_of_a_run(broker_away
     wait_until(partial(stored, result), TIMEOUT, "its result is stored")
     assert result.state == "SUCCESS"
     assert not effects(label, "errback")
+
+
+def test_an_ordinary_task_that_ends_while_the_broker_is_away_has_not_failed(broker_away: tuple[Stage, Proxy]) -> None:
+    """Celery makes a failure of a task whose callback it can't send: that is how the caller's answer would come."""
+    stage, proxy = broker_away
+    label = uuid()
+    result = tasks.calls_held.delay(label)
+    wait_until(lambda: effects(label, "begun"), TIMEOUT, "it is under way")
+
+    proxy.cut()
+    tasks.go(label)
+    answered = partial(answer, stage, result)
+    wait_until(lambda: answered() is not None, TIMEOUT, "its caller has the answer")
+    proxy.restore()
+
+    assert answered() == "completed"
+    assert stage.wait_for(result, "completed", timeout=TIMEOUT).result == ["ended", label]
+    assert len(effects(label, "begun")) == 1
+
+
+def answer(stage: Stage, result: Any) -> str | None:
+    found = {step.id: step.status for step in Durable(stage.app).get(result.id).steps}["held"]
+    return None if found == "waiting" else found
