@@ -417,11 +417,11 @@ def take_lease(scene: Scene) -> Any:
     return scene.store.take_lease(scene.link, scene.name + "sweeper", "me", LEASE)
 
 
-@_operation("prune", _ended, told_less=True)
-def prune(scene: Scene) -> Any:
-    return scene.store.forget_runs(scene.link, older_than=0) and None  # it prunes other scenes, too
+@_operation("prune", _ended)
+def prune(scene: Scene) -> None:
+    scene.store.forget_runs(scene.link, older_than=0)  # how many there were tells nothing: it prunes other scenes, too
 
 
-@_operation("forget events", lambda scene: dispatched(scene.having(scene.emitted())), told_less=True)
-def forget_events(scene: Scene) -> Any:
-    return scene.store.forget_events(scene.link, -SECOND, 100) and None
+@_operation("forget events", lambda scene: dispatched(scene.having(scene.emitted())))
+def forget_events(scene: Scene) -> None:
+    scene.store.forget_events(scene.link, -SECOND, 100)
