@@ -374,7 +374,7 @@ def extend(scene: Scene) -> Any:
 
 
 def _ended(scene: Scene) -> Any:
-    claim = scene.taken()
+    claim = _with_step(scene)
     _finish(scene, claim)
     return claim
 
