@@ -1,4 +1,7 @@
-"""Every operation of the store that writes, each with what has to be there before it."""
+"""Every operation of the store that writes, each with what has to be there before it: those of a pass, and events.
+
+The rest is in ``operations_outside.py``, which gives all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery_durable.core.codec import encode
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.events import new_event
 from celery_durable.store.lines import Line
-from celery_durable.store.records import Changes, LogLine, NewTurn, Origin, Parent
+from celery_durable.store.records import Changes, LogLine, NewTurn, Parent
 from celery_durable.store.sharing import StateChange
 from tests.store.calling import PARKING, a_call, a_wait, together
 from tests.store.making import LEASE, a_step, lease_of
 
 from .scenes import DEED, Scene
 
-__all__ = ["OPERATIONS", "Operation"]
+__all__ = ["OPERATIONS", "Operation", "operation"]
 
 Work = Callable[[Scene], Any]
 
@@ -37,7 +39,7 @@ class Operation:
 OPERATIONS: list[Operation] = []
 
 
-def _operation(name: str, prepare: Work = lambda scene: None, told_less: bool = False) -> Callable[[Work], Work]:
+def operation(name: str, prepare: Work = lambda scene: None, told_less: bool = False) -> Callable[[Work], Work]:
     def add(act: Work) -> Work:
         OPERATIONS.append(Operation(name, prepare, act, told_less))
         return act
@@ -52,27 +54,27 @@ def _taken(scene: Scene) -> Any:
 # -- starting and taking
 
 
-@_operation("start")
+@operation("start")
 def start(scene: Scene) -> Any:
     return scene.store.start(scene.link, scene.run())
 
 
-@_operation("start by an event", Scene.emitted)
+@operation("start by an event", Scene.emitted)
 def start_by_event(scene: Scene) -> Any:
     return scene.store.start(scene.link, scene.run(event=scene.given.seq))
 
 
-@_operation("start by a message without a row")
+@operation("start by a message without a row")
 def start_claimed(scene: Scene) -> Any:
     return scene.store.start_claimed(scene.link, scene.run(), "w/1", LEASE, None)
 
 
-@_operation("claim", Scene.started)
+@operation("claim", Scene.started)
 def claim(scene: Scene) -> Any:
     return scene.claim()
 
 
-@_operation("claim with a share", Scene.started)
+@operation("claim with a share", Scene.started)
 def claim_share(scene: Scene) -> Any:
     line = Line(scene.name + "line", 1)
     return scene.store.claim(scene.link, scene.name + "r", worker="w/1", lease=LEASE, line=line)
@@ -85,7 +87,7 @@ def _behind_another(scene: Scene) -> Any:
     return scene.store.claim(scene.link, scene.name + "first", worker="w/1", lease=LEASE, line=line)
 
 
-@_operation("get into a line", _behind_another)
+@operation("get into a line", _behind_another)
 def queue(scene: Scene) -> Any:
     line = Line(scene.name + "line", 1)
     return scene.store.claim(scene.link, scene.name + "r", worker="w/1", lease=LEASE, line=line)
@@ -97,7 +99,7 @@ def _line(scene: Scene) -> Any:
     _finish(scene, queue_first)
 
 
-@_operation("let the next in a line in", _line, told_less=True)
+@operation("let the next in a line in", _line, told_less=True)
 def let_in(scene: Scene) -> Any:
     return scene.store.let_in(scene.link, Line(scene.name + "line", 1))
 
@@ -105,7 +107,7 @@ def let_in(scene: Scene) -> Any:
 # -- what a pass writes
 
 
-@_operation("record a step", _taken)
+@operation("record a step", _taken)
 def record(scene: Scene) -> Any:
     return scene.store.record(scene.link, scene.given.fence, a_step(), lease_of(scene.given))
 
@@ -116,12 +118,12 @@ def _with_step(scene: Scene, **values: Any) -> Any:
     return claim
 
 
-@_operation("settle a step that has begun", lambda scene: _with_step(scene, status="started", result=None))
+@operation("settle a step that has begun", lambda scene: _with_step(scene, status="started", result=None))
 def record_known(scene: Scene) -> Any:
     return scene.store.record(scene.link, scene.given.fence, a_step(known=True), lease_of(scene.given))
 
 
-@_operation("record branches together", _taken)
+@operation("record branches together", _taken)
 def record_together(scene: Scene) -> Any:
     steps = [a_step(f"b[{number}]", position=number) for number in range(3)]
     return together(scene.store, scene.link, scene.given.fence, steps, lease_of(scene.given))
@@ -140,23 +142,23 @@ def _changes_of_all(scene: Scene) -> Changes:
     )
 
 
-@_operation("parallel: write what a block begins", _taken)
+@operation("parallel: write what a block begins", _taken)
 def change(scene: Scene) -> Any:
     return scene.store.change(scene.link, scene.given.fence, _changes_of_all(scene), lease_of(scene.given))
 
 
-@_operation("suspend: sleep, wait and call", _taken)
+@operation("suspend: sleep, wait and call", _taken)
 def suspend(scene: Scene) -> Any:
     return scene.store.suspend(scene.link, scene.given.fence, changes=_changes_of_all(scene), **PARKING)
 
 
-@_operation("suspend: a wait alone", _taken)
+@operation("suspend: a wait alone", _taken)
 def suspend_waiting(scene: Scene) -> Any:
     changes = Changes(steps=(a_wait("w"),), waits=(("w", scene.wait(scene.given)),))
     return scene.store.suspend(scene.link, scene.given.fence, changes=changes, **PARKING)
 
 
-@_operation("finish", _taken)
+@operation("finish", _taken)
 def finish(scene: Scene) -> Any:
     return _finish(scene, scene.given)
 
@@ -179,22 +181,22 @@ def _caller(scene: Scene) -> Any:
     return scene.claim_woken()
 
 
-@_operation("a child's end", _child)
+@operation("a child's end", _child)
 def finish_child(scene: Scene) -> Any:
     return _finish(scene, scene.given)
 
 
-@_operation("fail, with open steps", _caller, told_less=True)
+@operation("fail, with open steps", _caller, told_less=True)
 def fail(scene: Scene) -> Any:
     return _finish(scene, scene.given, "failed", open_steps=True)
 
 
-@_operation("continue as new", _with_step)
+@operation("continue as new", _with_step)
 def start_over(scene: Scene) -> Any:
     return scene.store.start_over(scene.link, scene.given.fence, "[[2],{}]")
 
 
-@_operation("pause by a mismatch", _taken)
+@operation("pause by a mismatch", _taken)
 def pause(scene: Scene) -> Any:
     return scene.store.pause(scene.link, scene.given.fence, waiting_on="code: x", error="{}")
 
@@ -205,12 +207,12 @@ def _stopped(scene: Scene) -> Any:
     return claim
 
 
-@_operation("hand back a run that was stopped", _stopped)
+@operation("hand back a run that was stopped", _stopped)
 def hand_back(scene: Scene) -> Any:
     return scene.store.hand_back(scene.link, scene.given.fence, [a_step()], {})
 
 
-@_operation("step.state.increment", _taken)
+@operation("step.state.increment", _taken)
 def increment(scene: Scene) -> Any:
     def add(there: str | None) -> StateChange:
         return StateChange(str(int(there or "0") + 1), str(int(there or "0") + 1))
@@ -222,12 +224,12 @@ def increment(scene: Scene) -> Any:
     return done and done.result
 
 
-@_operation("step.set_progress", _taken)
+@operation("step.set_progress", _taken)
 def report(scene: Scene) -> Any:
     return scene.store.report(scene.link, scene.given.fence, "[1,2,null]", lease_of(scene.given))
 
 
-@_operation("keep the log", _taken)
+@operation("keep the log", _taken)
 def keep_log(scene: Scene) -> Any:
     line = LogLine("0.1", None, 1, 20, "x", "said")
     return scene.store.keep_log(scene.link, scene.given.fence.run_id, [line])
@@ -236,7 +238,7 @@ def keep_log(scene: Scene) -> Any:
 # -- locks
 
 
-@_operation("step.lock: take", _taken)
+@operation("step.lock: take", _taken)
 def take_turn(scene: Scene) -> Any:
     step, turn = a_step("l", kind="lock"), NewTurn(scene.name + "lock")
     return scene.store.take_turn(scene.link, scene.given.fence, step, turn, lease_of(scene.given))
@@ -248,7 +250,7 @@ def _locked(scene: Scene) -> Any:
     return scene.given
 
 
-@_operation("step.lock: give back", _locked)
+@operation("step.lock: give back", _locked)
 def give_back(scene: Scene) -> Any:
     step = a_step("l.release", kind="unlock", position=1)
     return scene.store.give_back(scene.link, scene.given.fence, step, "l", lease_of(scene.given))
@@ -264,7 +266,7 @@ def _lock_waited_for(scene: Scene) -> Any:
     return give_back(scene)
 
 
-@_operation("step.lock: hand on", _lock_waited_for, told_less=True)
+@operation("step.lock: hand on", _lock_waited_for, told_less=True)
 def next_turn(scene: Scene) -> Any:
     return scene.store.next_turn(scene.link, scene.name + "lock")
 
@@ -272,13 +274,13 @@ def next_turn(scene: Scene) -> Any:
 # -- events
 
 
-@_operation("emit")
+@operation("emit")
 def emit(scene: Scene) -> Any:
     event = new_event(scene.name + "e", scene.name + "paid", 7, "k", max_payload=1000)
     return scene.store.emit(scene.link, event, SECOND)
 
 
-@_operation("step.emit", _taken)
+@operation("step.emit", _taken)
 def emit_step(scene: Scene) -> Any:
     event = new_event(scene.name + "e", scene.name + "paid", 7, "k", max_payload=1000)
     step = a_step(kind="emit")
@@ -290,7 +292,7 @@ def _event_first(scene: Scene) -> Any:
     return claim, scene.emitted()
 
 
-@_operation("take an event that came first", _event_first)
+@operation("take an event that came first", _event_first)
 def take_event(scene: Scene) -> Any:
     claim, event = scene.given
     return scene.store.take_event(scene.link, claim.fence, a_step("w", kind="wait"), event.seq, lease_of(claim))
@@ -302,13 +304,13 @@ def _waiting(scene: Scene) -> Any:
     return scene.emitted()
 
 
-@_operation("dispatch: deliver and wake", _waiting, told_less=True)
+@operation("dispatch: deliver and wake", _waiting, told_less=True)
 def deliver(scene: Scene) -> Any:
     event = scene.given
     return scene.store.deliver(scene.link, event, scene.message(event), [(scene.name + "r", "w")], SECOND)
 
 
-@_operation("dispatch: done", Scene.emitted)
+@operation("dispatch: done", Scene.emitted)
 def dispatched(scene: Scene) -> Any:
     return scene.store.dispatched(scene.link, scene.given.id, None)
 
@@ -319,109 +321,8 @@ def _timed_out(scene: Scene) -> Any:
     return scene.claim_woken()
 
 
-@_operation("a wait's timeout", _timed_out)
+@operation("a wait's timeout", _timed_out)
 def end_wait(scene: Scene) -> Any:
     step = a_wait("w", status="completed", result="null", known=True)
     found = scene.store.end_wait(scene.link, scene.given.fence, step, lease_of(scene.given))
     return found and found.status
-
-
-# -- people
-
-
-@_operation("cancel", _with_step)
-def cancel(scene: Scene) -> Any:
-    return scene.store.cancel(scene.link, scene.name + "r", "why", deed=DEED) and None
-
-
-@_operation("cancel with force", _child)
-def cancel_forced(scene: Scene) -> Any:
-    return scene.store.cancel(scene.link, scene.name + "r", "why", force=True, deed=DEED) and None
-
-
-@_operation("pause", _taken, told_less=True)
-def pause_by_hand(scene: Scene) -> Any:
-    return scene.store.pause_by_hand(scene.link, scene.name + "r", DEED)
-
-
-@_operation("resume", _stopped, told_less=True)
-def resume(scene: Scene) -> Any:
-    return scene.store.resume_by_hand(scene.link, scene.name + "r", DEED)
-
-
-def _failed(scene: Scene) -> Any:
-    claim = _with_step(scene, status="failed", result=None, error="{}")
-    return _finish(scene, claim, "failed", blamed=encode([["s"], []]))
-
-
-@_operation("retry", _failed)
-def retry(scene: Scene) -> Any:
-    return scene.store.retry_failed(scene.link, scene.name + "r", DEED)
-
-
-@_operation("fork", _failed)
-def fork(scene: Scene) -> Any:
-    copy = scene.run("copy", arguments="[[1],{}]")
-    return scene.store.start_copy(scene.link, Origin(scene.name + "r", "s"), lambda row: copy, DEED)
-
-
-# -- time, and what others left undone
-
-
-@_operation("heartbeat", _taken)
-def extend(scene: Scene) -> Any:
-    return scene.store.extend(scene.link, [scene.given.fence], LEASE)
-
-
-def _ended(scene: Scene) -> Any:
-    claim = scene.taken()
-    _finish(scene, claim)
-    return claim
-
-
-@_operation("mark a result delivered", _ended)
-def mark_delivered(scene: Scene) -> Any:
-    return scene.store.mark_delivered(scene.link, [scene.given.fence])
-
-
-@_operation("mark a message sent", Scene.started)
-def mark_sent(scene: Scene) -> Any:
-    return scene.store.mark_sent(scene.link, [(scene.fence(), SECOND, True)])
-
-
-@_operation("recover a dead worker's run", _taken)
-def recover(scene: Scene) -> Any:
-    return scene.store.recover(scene.link, scene.given.fence)
-
-
-@_operation("set a run aside", Scene.started)
-def unregistered(scene: Scene) -> Any:
-    return scene.store.unregistered(scene.link, scene.name + "r", delay=SECOND, pause_because=None, waiting_on="x")
-
-
-def _ordinary(scene: Scene) -> Any:
-    scene.given = scene.taken()
-    child = scene.run("c", parent=Parent(scene.name + "r", "call c"), kind="task")
-    call = a_call(child.id)
-    step = call.__class__(**{**vars(call), "id": "call c"})
-    return scene.store.suspend(scene.link, scene.given.fence, changes=Changes(steps=(step,), calls=(child,)), **PARKING)
-
-
-@_operation("an ordinary task's report", _ordinary)
-def end_from_outside(scene: Scene) -> Any:
-    return scene.store.end_from_outside(scene.link, scene.name + "c", status="completed", result="1")
-
-
-@_operation("the sweeper's lease")
-def take_lease(scene: Scene) -> Any:
-    return scene.store.take_lease(scene.link, scene.name + "sweeper", "me", LEASE)
-
-
-@_operation("prune", _ended, told_less=True)
-def prune(scene: Scene) -> Any:
-    return scene.store.forget_runs(scene.link, older_than=0) and None  # it prunes other scenes, too
-
-
-@_operation("forget events", lambda scene: dispatched(scene.having(scene.emitted())), told_less=True)
-def forget_events(scene: Scene) -> Any:
-    return scene.store.forget_events(scene.link, -SECOND, 100) and None

@@ -18,7 +18,7 @@ from tests.services import Services
 
 from .conftest import Faulty
 from .moments import Moments
-from .operations import OPERATIONS, Operation
+from .operations_outside import OPERATIONS, Operation
 from .rivals import crossing, holding
 from .scenes import Scene
 from .test_contended import CROSSED, SERIALIZED, performed, store_with, touch, undisturbed, victim_of

@@ -16,7 +16,7 @@ from celery_durable.store.link import is_contended
 from celery_durable.store.store import Store
 
 from .conftest import Faulty
-from .operations import OPERATIONS, Operation
+from .operations_outside import OPERATIONS, Operation
 from .rivals import crossing, holding
 from .scenes import Scene
 

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 from .conftest import Faulty
 from .moments import Moments
-from .operations import OPERATIONS
+from .operations_outside import OPERATIONS
 from .rivals import holding
 from .scenes import Scene
 from .test_contended import noting, performed, touch, undisturbed

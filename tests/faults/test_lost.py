@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 from .conftest import Faulty
 from .moments import Fault, Moments
-from .operations import OPERATIONS, Operation
+from .operations_outside import OPERATIONS, Operation
 from .scenes import Scene
 from .wire import UNANSWERED, UNSENT
 
