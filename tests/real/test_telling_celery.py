@@ -122,3 +122,14 @@ def test_a_callback_that_could_not_be_sent_makes_no_failure_of_a_run(broker_away
     wait_until(partial(stored, result), TIMEOUT, "its result is stored")
     assert result.state == "SUCCESS"
     assert not effects(label, "errback")
+
+
+def test_a_callback_that_could_not_be_recorded_makes_no_failure_of_a_run(backend_away: tuple[Stage, Proxy]) -> None:
+    """Celery has put its request away by the time that it calls the task failed."""
+    label = uuid()
+    result = tasks.held.apply_async((label,), link=tasks.note_durably.s(label))
+    tasks.go(label)
+    wait_until(partial(effects, label, "callback"), TIMEOUT, "its callback is executed")
+    wait_until(partial(stored, result), TIMEOUT, "its result is stored")
+    assert result.state == "SUCCESS"
+    assert len(effects(label, "unrecorded")) == 1
