@@ -299,17 +299,14 @@ def _note_delivered(request: Any, runtime: Runtime) -> None:
 
 
 def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
-    """Celery has stored the result and fired the callbacks: from now on a duplicate is dropped."""
+    """Celery has done with a message."""
     if isinstance(retval, (RunParked, RunEnded, Dropped)):
         # Celery's frame and this error hold each other, and with them a copy of all code positions of the
         # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
         retval.__traceback__ = None
     request: Any = getattr(task, "request", None)
-    told = getattr(request, "durable_ended", None) is not None and not getattr(request, "durable_untold", False)
     if state in (states.IGNORED, states.REJECTED) and not isinstance(retval, (RunParked, RunEnded, Dropped)):
         _note_no_result(task, request, retval)
-    if told and state in (states.SUCCESS, states.FAILURE) and not request.is_eager:
-        _note_delivered(request, runtime_of(task.app))
 
 
 def _note_no_result(task: Any, request: Any, retval: Any) -> None:

@@ -83,6 +83,7 @@ class DurableTask(Task):
     #: Celery's own STARTED would be written by a duplicate message, too, over the result of a run that
     #: has ended. What the user asked for is kept here and done once the run is claimed.
     durable_track_started = False
+    durable_tells = False
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -280,11 +281,9 @@ class DurableTask(Task):
 
     @property
     def backend(self) -> Any:
-        """The result backend; while the end of a run is told, one that bears outages."""
-        backend, request = super().backend, self.request_stack.top
-        if getattr(request, "durable_ended", None) is None or request.is_eager:
-            return backend
-        return Telling(backend, request)
+        """The result backend; in a worker one by which the end of a run is told."""
+        backend = super().backend
+        return Telling(backend, runtime_of(self._get_app()).keeper) if self.durable_tells else backend
 
     @backend.setter
     def backend(self, value: Any) -> None:
@@ -296,6 +295,7 @@ class DurableTask(Task):
         inside = current_pass.get()
         if request.called_directly or (inside is not None and inside.run_id == request.id):
             return super().__call__(*args, **kwargs)
+        type(self).durable_tells = not request.is_eager
         return run_message(self, request)
 
     def retry(

@@ -2,8 +2,8 @@
 
 Celery stores a result once. Where that fails because something is away, it calls the task failed and tries to store
 that instead: a run that has completed would be a failure for whoever asks Celery, and a part of a chord would be
-missing. But the run's end is recorded, and the sweeper has it told again. So an outage here is noted on the request,
-which is then not taken for delivered, and Celery is not allowed to tell anything else.
+missing. But the run's end is recorded, and the sweeper has it told again. So what was told is marked as delivered here,
+where it is known that it was; after an outage nothing is, and Celery is not allowed to tell anything else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from celery import states
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
+
+from ..engine.keeper import Keeper
 
 __all__ = ["Telling", "is_outage"]
 
@@ -26,37 +28,48 @@ def is_outage(backend: Any, error: BaseException) -> bool:
 
 
 class Telling:
-    """Celery's result backend, which bears outages. ``request.durable_ended`` is the state that the run ended in."""
+    """Celery's result backend for durable tasks in a worker, which bears outages.
 
-    def __init__(self, backend: Any, request: Any) -> None:
+    It goes by the request that it is handed: Celery calls a task failed also when it has put its own request away.
+    ``request.durable_ended`` is the state that the run ended in, if this is about its end.
+    """
+
+    def __init__(self, backend: Any, keeper: Keeper) -> None:
         self._backend = backend
-        self._request = request
+        self._keeper = keeper
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def mark_as_done(self, task_id: str, *args: Any, **kwargs: Any) -> None:
-        self._tell(self._backend.mark_as_done, task_id, *args, **kwargs)
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        self._tell(request, self._backend.mark_as_done, task_id, result, request, *args, **kwargs)
 
-    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> None:
-        if self._request.durable_ended == states.SUCCESS and is_outage(self._backend, exc):
-            self._untold(exc)  # Celery's own failure, at sending what comes after the run
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        if getattr(request, "durable_ended", None) == states.SUCCESS and is_outage(self._backend, exc):
+            _untold(request, exc)  # Celery's own failure, at sending what comes after the run
         else:
-            self._tell(self._backend.mark_as_failure, task_id, exc, *args, **kwargs)
+            self._tell(request, self._backend.mark_as_failure, task_id, exc, traceback, request, *args, **kwargs)
 
-    def _tell(self, tell: Any, *args: Any, **kwargs: Any) -> None:
+    def _tell(self, request: Any, tell: Any, *args: Any, **kwargs: Any) -> None:
+        if getattr(request, "durable_ended", None) is None or request.is_eager:
+            tell(*args, **kwargs)
+            return
         try:
             tell(*args, **kwargs)
         except Exception as error:
             if not is_outage(self._backend, error):
                 raise
-            self._untold(error)
+            _untold(request, error)
+        else:
+            self._keeper.delivered(request.durable_fence)
 
-    def _untold(self, error: BaseException) -> None:
-        self._request.durable_untold = True
-        logger.warning(
-            "run %s has ended, but Celery could not be told (%s: %s); the sweeper has it told again",
-            self._request.id,
-            type(error).__name__,
-            error,
-        )
+
+def _untold(request: Any, error: BaseException) -> None:
+    logger.warning(
+        "run %s has ended, but Celery could not be told (%s: %s); the sweeper has it told again",
+        request.id,
+        type(error).__name__,
+        error,
+    )

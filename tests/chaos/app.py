@@ -12,7 +12,9 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={"visibility_timeout": 30},  # what a dead worker had fetched comes back within minutes
     durable_lease="4s",
-    result_backend_always_retry=True,  # else an ordinary task has failed whose result can't be stored at once
+    # An ordinary task whose result can't be stored, or whose callback can't be sent, has failed for Celery.
+    result_backend_always_retry=True,
+    task_publish_retry_policy={"max_retries": 20, "interval_start": 0.2, "interval_step": 0.2, "interval_max": 1},
     result_extended=True,
     task_acks_late=True,
     task_reject_on_worker_lost=True,

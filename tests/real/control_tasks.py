@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from celery import Task
+from sqlalchemy.exc import OperationalError
 
 from celery_durable import Concurrency, DurableTask, Retry, RunCancelled, get_logger, step
 from celery_durable.signals import run_finished, run_started, step_finished
@@ -74,6 +75,24 @@ def note(value: Any, label: str, name: str = "callback") -> Any:
 @app.task
 def note_error(request: Any, error: Any, traceback: Any, label: str) -> None:
     effect(label, "errback")
+
+
+class Unrecorded(DurableTask):
+    """Its first start can't be recorded: the database is away."""
+
+    abstract = True
+
+    def apply_async(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        label = args[-1]
+        if not effects(label, "unrecorded"):
+            effect(label, "unrecorded")
+            raise OperationalError("INSERT", {}, OSError("away"))
+        return super().apply_async(args, *more, **options)
+
+
+@app.task(base=Unrecorded)
+def note_durably(value: Any, label: str) -> None:
+    step.run("note", effect, label, "callback")
 
 
 @app.task(base=DurableTask)

@@ -145,3 +145,14 @@ def test_an_ordinary_task_that_ends_while_the_broker_is_away_has_not_failed(brok
 def answer(stage: Stage, result: Any) -> str | None:
     found = {step.id: step.status for step in Durable(stage.app).get(result.id).steps}["held"]
     return None if found == "waiting" else found
+
+
+def test_a_callback_that_could_not_be_recorded_makes_no_failure_of_a_run(backend_away: tuple[Stage, Proxy]) -> None:
+    """Celery has put its request away by the time that it calls the task failed."""
+    label = uuid()
+    result = tasks.held.apply_async((label,), link=tasks.note_durably.s(label))
+    tasks.go(label)
+    wait_until(partial(effects, label, "callback"), TIMEOUT, "its callback is executed")
+    wait_until(partial(stored, result), TIMEOUT, "its result is stored")
+    assert result.state == "SUCCESS"
+    assert len(effects(label, "unrecorded")) == 1
