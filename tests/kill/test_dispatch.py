@@ -20,6 +20,7 @@ from celery_durable import Durable, DurableTask, Event, on_event
 from celery_durable.store.records import Changes, Claim, NewWait
 from celery_durable.store.store import Store
 from celery_durable.worker import dispatch as dispatching
+from celery_durable.worker.message import keep
 from celery_durable.worker.runtime import runtime_of
 from tests.store.making import a_step, claimed, new_run
 
@@ -79,7 +80,7 @@ class Case:
 
     def _waiting(self, run_id: str, match: str | None) -> None:
         with self.store.link() as link:
-            assert self.store.start(link, new_run(run_id))
+            assert self.store.start(link, new_run(run_id, message=keep(self.app, None, {})))
             claim: Claim = claimed(self.store, link, run_id)
             self.store.suspend(
                 link,
