@@ -9,13 +9,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from billiard.util import _run_after_forkers
 from celery import Celery
 from celery.utils.imports import symbol_by_name
-from sqlalchemy import BigInteger, Column, ColumnElement, Engine, Table, create_engine, literal, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Delete,
+    Engine,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    create_engine,
+    literal,
+    select,
+    text,
+    update,
+)
 
 from celery_durable import Durable
 from celery_durable.core.duration import Duration, micros
@@ -34,6 +49,7 @@ _MOST_ROUNDS = 40
 _numbers = itertools.count()
 
 Rows = list[dict[str, Any]]
+Changing = TypeVar("Changing", Update, Delete, Select[Any])
 
 
 class Saved:
@@ -64,7 +80,9 @@ class System:
             connection.execute(text("CREATE TABLE effects (run_id VARCHAR(64), name VARCHAR(64))"))
         self._redis = redis.Redis.from_url(redis_url)
         self.folder = folder
-        self._times = {table: times for table in self.store.tables.metadata.sorted_tables if (times := _times(table))}
+        self._tables = self.store.tables.metadata.sorted_tables
+        self._times = {table: _times(table) for table in self._tables}
+        self._earlier = [self._all_earlier(table) for table, times in self._times.items() if times]
 
     @property
     def store(self) -> Store:
@@ -139,25 +157,28 @@ class System:
 
     def time_passes(self, duration: Duration) -> None:
         """Everything was longer ago, and comes sooner."""
-        by = micros(duration)
         with self.users.begin() as connection:
-            for table, times in self._times.items():
-                earlier: dict[str, Any] = {column.name: column - by for column in times}
-                statement = update(table).values(earlier)
-                if table is self.store.tables.lease:  # rows without a time stand for something else
-                    statement = statement.where(table.c.until > 0)
-                connection.execute(statement)
+            for statement in self._earlier:
+                connection.execute(statement, {"by": micros(duration)})
+
+    def _all_earlier(self, table: Table) -> Update:
+        earlier: dict[str, Any] = {column.name: column - bindparam("by", type_=BigInteger) for column in _times(table)}
+        return self._changing(table, update(table).values(earlier))
+
+    def _changing(self, table: Table, statement: Changing) -> Changing:
+        """Of leases only those that somebody has: a row without a time stands for something else."""
+        return statement.where(table.c.until > 0) if table is self.store.tables.lease else statement
 
     # ------------------------------------------------------------------- rows
 
     def rows(self) -> dict[str, Rows]:
-        """All that the database holds, by the table's name without its prefix."""
+        """All that is recorded, by the table's name without its prefix."""
         with self.users.connect() as connection:
             found = {
-                table.name.removeprefix(self.store.prefix): [
-                    dict(row) for row in connection.execute(table.select()).mappings()
+                self._name_of(table): [
+                    dict(row) for row in connection.execute(self._changing(table, table.select())).mappings()
                 ]
-                for table in self.store.tables.metadata.sorted_tables
+                for table in self._tables
             }
             effects = connection.execute(text("SELECT run_id, name FROM effects")).mappings()
             return found | {"effects": [dict(row) for row in effects]}
@@ -172,9 +193,9 @@ class System:
         """Put the database where it was, as if it were now; no message and no effect is left."""
         later = self._now() - saved.now
         with self.users.begin() as connection:
-            for table in self.store.tables.metadata.sorted_tables:
-                connection.execute(table.delete())
-                rows = saved.rows[table.name.removeprefix(self.store.prefix)]
+            for table in self._tables:
+                connection.execute(self._changing(table, table.delete()))
+                rows = saved.rows[self._name_of(table)]
                 if rows:
                     connection.execute(table.insert(), [self._moved(table, row, later) for row in rows])
             connection.execute(text("DELETE FROM effects"))
@@ -189,13 +210,14 @@ class System:
 
     def clear(self) -> None:
         """Nothing has ever happened, but that the tables were made."""
-        rows = self.rows()
-        standing = [row for row in rows["lease"] if not row["until"]]
-        self.restore(Saved(self._now(), {name: [] for name in rows} | {"lease": standing}, [], {}))
+        self.restore(Saved(self._now(), {name: [] for name in self.rows()}, [], {}))
 
     def _moved(self, table: Table, row: dict[str, Any], later: int) -> dict[str, Any]:
-        times = {column.name: row[column.name] for column in self._times.get(table, ())}
+        times = {column.name: row[column.name] for column in self._times[table]}
         return row | {name: at + later for name, at in times.items() if at}
+
+    def _name_of(self, table: Table) -> str:
+        return table.name.removeprefix(self.store.prefix)
 
     def _now(self) -> int:
         with self.store.link() as link:

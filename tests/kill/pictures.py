@@ -98,7 +98,7 @@ def left_behind(system: System, rows: dict[str, Rows]) -> list[str]:
     found = [f"{name} of no run: {row}" for name in OF_RUNS for row in _orphans(rows[name], runs)]
     found += [f"a run without its input: {run}" for run in runs.keys() - {row["run_id"] for row in rows["input"]}]
     found += [f"a lock: {row}" for row in rows["turn"]] + [f"a wait: {row}" for row in rows["wait"]]
-    found += [f"a lease: {row}" for row in rows["lease"] if row["until"]]
+    found += [f"a lease: {row}" for row in rows["lease"]]
     found += [f"an event not dispatched: {row}" for row in rows["event"] if row["dispatched_at"] is None]
     events = {row["seq"] for row in rows["event"]}
     found += [f"an event taken that is not there: {row}" for row in rows["taken"] if row["event"] not in events]
