@@ -12,7 +12,7 @@ from celery_durable.core.duration import SECOND
 from celery_durable.worker import dispatch as dispatching
 from celery_durable.worker.dispatch import dispatch
 from celery_durable.worker.schedules import SCHEDULE_HEADER
-from celery_durable.worker.sweeper import Sweeper
+from celery_durable.worker.sweeper import LEASE, Sweeper
 from tests.worker.conftest import Desk
 from tests.worker.test_emit import dispatches
 
@@ -151,8 +151,10 @@ def test_one_run_for_each_tick_of_a_beat(app: Celery, desk: Desk) -> None:
 
 
 def tick(desk: Desk) -> None:
+    sweeper = Sweeper(desk.app)
     with desk.store.link() as link:
-        Sweeper(desk.app).tick(link)
+        sweeper.tick(link)
+        desk.store.drop_lease(link, LEASE, sweeper.name)  # the next one is another
 
 
 def put(desk: Desk, **values: Any) -> None:
