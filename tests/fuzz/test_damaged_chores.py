@@ -14,7 +14,6 @@ from celery_durable import DurableTask
 from celery_durable.core.duration import SECOND
 from celery_durable.store.records import Claim, NewRun
 from celery_durable.worker.dispatch import dispatch
-from celery_durable.worker.sweeper import Sweeper
 from tests.worker.conftest import Desk
 
 from .damaging import DAMAGES, damage
@@ -62,11 +61,6 @@ def desk(database_url: str) -> Iterator[Desk]:
     app.close()
 
 
-def tick(desk: Desk) -> None:
-    with desk.store.link() as link:
-        Sweeper(desk.app).tick(link)
-
-
 def make_due(desk: Desk) -> None:
     run = desk.store.tables.run
     with desk.store.engine.begin() as connection:
@@ -89,7 +83,7 @@ def test_due_runs(desk: Desk) -> None:
     for run_id, (column, text) in bad.items():
         damage(desk.store, "input", column, text, run_id=run_id)
 
-    tick(desk)
+    desk.tick()
     assert "good" in sent(desk)
     for run_id in bad:
         run = desk.durable.get(run_id)
@@ -101,7 +95,7 @@ def test_due_runs(desk: Desk) -> None:
     assert len(paused) >= 2 * len(DAMAGES) - 2  # a text with a number in it may be the arguments of a call
 
     make_due(desk)  # what was paused is not due
-    tick(desk)
+    desk.tick()
     assert "good" in sent(desk)
 
 
@@ -114,7 +108,7 @@ def test_runs_whose_worker_died(desk: Desk) -> None:
             assert isinstance(desk.store.claim(link, f"run-{number:02}", worker="dead", lease=SECOND), Claim)
         damage(desk.store, "input", "message", text, run_id=f"run-{number:02}")
     make_due(desk)
-    tick(desk)
+    desk.tick()
     assert {run.status for run in desk.durable.runs(limit=1000)} == {"paused"}
 
 
@@ -125,7 +119,7 @@ def test_called_tasks_that_are_silent(desk: Desk) -> None:
         kept = json.dumps({"type": "application/json", "encoding": "utf-8", "body": "{}", "base64": False})
         desk.store.start(link, NewRun("good", "plain", "[[],{}]", "h", kept, kind="task"))
     make_due(desk)
-    tick(desk)
+    desk.tick()
     assert "good" in sent(desk)
     assert all(desk.row(f"bad-{number:02}")["due_at"] > 1 for number in range(len(MESSAGES)))
 
@@ -140,7 +134,7 @@ def test_events_and_waits(desk: Desk) -> None:
         connection.execute(event.update().values(due_at=1))
     desk.messages()
 
-    tick(desk)
+    desk.tick()
     told = {message.decode()[0][0] for message in desk.messages()}
     assert {"good"} | {f"bad-{number:02}" for number in range(len(DAMAGES))} == told
     for event_id in sorted(told, reverse=True):

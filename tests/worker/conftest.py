@@ -11,6 +11,7 @@ from celery import Celery
 from celery_durable import Durable
 from celery_durable.store.store import Store
 from celery_durable.worker.runtime import runtime_of
+from celery_durable.worker.sweeper import Sweeper
 
 
 class Desk:
@@ -31,6 +32,15 @@ class Desk:
         with self.store.link() as link:
             found = self.store.get(link, run_id)
         return None if found is None else found[0]
+
+    def tick(self) -> int:
+        """What a worker's sweeper does, once."""
+        sweeper = Sweeper(self.app)
+        try:
+            with self.store.link() as link:
+                return sweeper.tick(link)
+        finally:
+            sweeper.stop()  # the next one leads at once
 
     def messages(self, queue: str | None = None) -> list[Any]:
         """The messages sent since the last call."""

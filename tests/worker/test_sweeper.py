@@ -26,15 +26,6 @@ def task(app: Celery) -> Any:
     return ship
 
 
-def tick(desk: Desk) -> int:
-    sweeper = Sweeper(desk.app)
-    try:
-        with desk.store.link() as link:
-            return sweeper.tick(link)
-    finally:
-        sweeper.stop()  # the next one leads at once
-
-
 def make_due(desk: Desk, run_id: str) -> None:
     run = desk.store.tables.run
     with desk.store.link() as link:
@@ -53,7 +44,7 @@ def test_a_lost_start_is_sent_again(desk: Desk, task: Any) -> None:
     desk.messages()
     make_due(desk, "run")
 
-    tick(desk)
+    desk.tick()
 
     (message,) = desk.messages()
     assert message.headers["id"] == "run"
@@ -67,7 +58,7 @@ def test_a_message_in_a_backlog_is_not_sent_again(desk: Desk, task: Any) -> None
     task.apply_async(("o-1",), task_id="run")
     make_due(desk, "run")
 
-    tick(desk)
+    desk.tick()
 
     assert len(desk.messages()) == 1, "the first message still waits in the queue"
     assert desk.row("run")["due_at"] > 1, "but it is looked at again"
@@ -78,10 +69,10 @@ def test_looks_at_a_backlog_do_not_put_a_lost_message_off_for_minutes(desk: Desk
     task.apply_async(("o-1",), task_id="run")
     for _ in range(6):
         make_due(desk, "run")
-        tick(desk)
+        desk.tick()
     assert len(desk.messages()) == 1, "and here it is lost"
     make_due(desk, "run")
-    tick(desk)
+    desk.tick()
     assert len(desk.messages()) == 1, "and here the second one"
 
     assert desk.row("run")["due_at"] <= time.time_ns() // 1000 + 60 * SECOND
@@ -92,7 +83,7 @@ def test_a_run_whose_worker_died_is_freed_and_sent(desk: Desk, task: Any) -> Non
     desk.messages()
     claim(desk, "run", lease=1)
 
-    wait_until(lambda: (tick(desk), desk.messages())[1], 5, "the run is sent again")
+    wait_until(lambda: (desk.tick(), desk.messages())[1], 5, "the run is sent again")
 
     run = desk.durable.get("run")
     assert (run.status, run.recoveries) == ("suspended", 1)
@@ -103,7 +94,7 @@ def test_a_run_that_kills_its_workers_is_paused_with_the_reason(desk: Desk, task
     task.apply_async(("o-1",), task_id="run")
     for _ in range(2):
         claim(desk, "run", lease=1)
-        wait_until(lambda: (tick(desk), desk.row("run")["status"] != "running")[1], 5, "the run is freed")
+        wait_until(lambda: (desk.tick(), desk.row("run")["status"] != "running")[1], 5, "the run is freed")
 
     run = desk.durable.get("run")
     assert run.status == "paused"
@@ -124,7 +115,7 @@ def test_progress_forgives_dead_workers(desk: Desk, task: Any) -> None:
         with desk.store.link() as link:
             made = StepWrite(f"step-{index}", index, "run", "completed", result="1")
             assert desk.store.record(link, claimed.fence, made, claimed.now + SECOND // 5)
-        wait_until(lambda: (tick(desk), desk.row("run")["status"] != "running")[1], 5, "the run is freed")
+        wait_until(lambda: (desk.tick(), desk.row("run")["status"] != "running")[1], 5, "the run is freed")
     assert desk.durable.get("run").status == "suspended"
 
 
@@ -135,7 +126,7 @@ def test_a_result_that_was_not_delivered_is_sent_for_delivery(desk: Desk, task: 
     with desk.store.link() as link:
         desk.store.finish(link, claimed.fence, status="completed", now=claimed.now, lease=1, result="1")
 
-    tick(desk)
+    desk.tick()
 
     assert len(desk.messages()) == 1
     with desk.store.link() as link:
@@ -154,7 +145,7 @@ def test_a_run_of_a_task_that_is_not_here_is_sent_by_name(desk: Desk) -> None:
         desk.store.start(
             link, NewRun("run", "elsewhere.task", '[["a"],{}]', "h", keep(helper.app, helper, {}), due_in=-1)
         )
-    tick(desk)
+    desk.tick()
     (message,) = desk.messages()
     assert message.headers["task"] == "elsewhere.task"
 
@@ -166,7 +157,7 @@ def test_one_broken_record_stops_no_other(desk: Desk, task: Any) -> None:
         desk.store.start(link, NewRun("bad", "ship", "[[],{}]", "h", "{not json", due_in=-1))
     make_due(desk, "good")
 
-    tick(desk)
+    desk.tick()
 
     assert [message.headers["id"] for message in desk.messages()] == ["good"]
 
@@ -197,7 +188,7 @@ def test_a_broker_that_is_away_leaves_the_runs_due(desk: Desk, task: Any, closed
         sweeper.tick(link)
     sweeper.stop()
     assert desk.row("run")["due_at"] == 1
-    tick(desk)
+    desk.tick()
     assert len(desk.messages()) == 1
 
 

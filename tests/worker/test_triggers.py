@@ -12,7 +12,6 @@ from celery_durable.core.duration import SECOND
 from celery_durable.worker import dispatch as dispatching
 from celery_durable.worker.dispatch import dispatch
 from celery_durable.worker.schedules import SCHEDULE_HEADER
-from celery_durable.worker.sweeper import LEASE, Sweeper
 from tests.worker.conftest import Desk
 from tests.worker.test_emit import dispatches
 
@@ -150,13 +149,6 @@ def test_one_run_for_each_tick_of_a_beat(app: Celery, desk: Desk) -> None:
 # -- The sweeper
 
 
-def tick(desk: Desk) -> None:
-    sweeper = Sweeper(desk.app)
-    with desk.store.link() as link:
-        sweeper.tick(link)
-        desk.store.drop_lease(link, LEASE, sweeper.name)  # the next one is another
-
-
 def put(desk: Desk, **values: Any) -> None:
     with desk.store.link() as link:
         link.run(lambda connection: connection.execute(desk.store.tables.event.update().values(**values)))
@@ -165,21 +157,21 @@ def put(desk: Desk, **values: Any) -> None:
 def test_a_dispatch_that_was_lost_is_sent_again(desk: Desk) -> None:
     desk.durable.emit("x", event_id="e")
     assert dispatches(desk) == ["e"]
-    tick(desk)
+    desk.tick()
     assert dispatches(desk) == [], "not due yet"
     put(desk, due_at=1)
 
-    tick(desk)
+    desk.tick()
 
     assert dispatches(desk) == ["e"]
-    tick(desk)
+    desk.tick()
     assert dispatches(desk) == [], "it has time to arrive"
 
 
 def test_a_dispatch_in_a_backlog_is_not_sent_again(desk: Desk) -> None:
     desk.durable.emit("x", event_id="e")
     put(desk, due_at=1, sends=1)
-    tick(desk)
+    desk.tick()
     assert dispatches(desk) == ["e"], "the first one, which waits in the queue"
 
 
@@ -190,14 +182,14 @@ def test_old_events_are_forgotten(app: Celery, desk: Desk) -> None:
         desk.durable.emit("x", event_id=f"e{number}")
     dispatch(app, "e0")
     dispatch(app, "e1")
-    tick(desk)
+    desk.tick()
     assert len(desk.durable.events()) == 3
     event, now = desk.store.tables.event, desk.store.dialect.now()
     with desk.store.engine.connect() as connection:
         aged = event.update().where(event.c.id.in_(["e0", "e2"])).values(emitted_at=now - 86_401 * SECOND)
         connection.execute(aged)
 
-    tick(desk)
+    desk.tick()
 
     assert [one.id for one in desk.durable.events()] == ["e2", "e1"], "e2 is not dispatched, whatever its age"
     with desk.store.engine.connect() as connection:
