@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core.duration import SECOND, as_datetime
@@ -19,7 +18,6 @@ from ..core.ids import ROLLBACK, check_step_id, fingerprint, numbered
 from ..core.replay import Ask, Decision, Interrupted, Mismatch, Perform, Record, Replay, decide
 from ..core.retry import Retry
 from ..errors import (
-    DamagedRecord,
     DuplicateStep,
     HistoryMismatch,
     NotInDurableTask,
@@ -32,7 +30,7 @@ from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store
 from .branch import Branch, Waiting, openings
 from .changing import mismatch_of
-from .control import Damaged, RollingBack, Suspended
+from .control import RollingBack, Suspended
 from .current import current_branch, current_step
 from .dispatcher import Dispatcher, tell_of
 from .recorder import Recorder
@@ -290,14 +288,6 @@ class Pass(Recorder):
         """Leave the body because the code does not fit the run, which is paused."""
         self.unwinding = misfit
         raise misfit
-
-    @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
-        """Here the run's record is read, and nothing of the user's is called: where it is damaged the run is paused."""
-        try:
-            yield
-        except DamagedRecord as damaged:
-            self.leave(Damaged(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
 
     def end(self) -> None:
         """The body was left for good: what is done from here on is not cancelled, nor bounded in number."""

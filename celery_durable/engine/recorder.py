@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
@@ -15,11 +16,11 @@ from ..core.duration import SECOND
 from ..core.faults import bounded_error, read_error, summary
 from ..core.ids import RELEASE, fingerprint
 from ..core.replay import Record
-from ..errors import ConfigurationError, StepFailed, TooManySteps
+from ..errors import ConfigurationError, DamagedRecord, StepFailed, TooManySteps
 from ..store.link import Link
 from ..store.records import Aftermath, Changes, Claim, LogLine, Overtaken, StepWrite
 from ..store.store import Store
-from .control import DatabaseAway, LeaseLost, Stopped, Unwind
+from .control import Damaged, DatabaseAway, LeaseLost, Stopped, Unwind
 from .settings import Settings, measured
 from .work import StepContext
 
@@ -350,6 +351,14 @@ class Recorder:
         :meth:`~celery_durable.store.recording.Recording.hand_back`."""
         steps, marks = self._unrecorded.values(), self._marks
         return self.store.hand_back(self.link, self.fence, steps, marks, self.patience)
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Here the run's record is read, and nothing of the user's is called: where it is damaged the run is paused."""
+        try:
+            yield
+        except DamagedRecord as damaged:
+            self.leave(Damaged(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
 
     def stored(self, step_id: str) -> str:
         """The recorded result of a step. An empty text is none: it is damaged."""
