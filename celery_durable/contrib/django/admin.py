@@ -82,11 +82,11 @@ class RunAdmin(_ReadOnly):
     readonly_fields = fields
 
     @admin.display(ordering="created_at")
-    def created(self, run: DurableRun) -> datetime:
+    def created(self, run: DurableRun) -> str:
         return _moment(run.created_at)
 
     @admin.display(ordering="finished_at")
-    def finished(self, run: DurableRun) -> datetime | None:
+    def finished(self, run: DurableRun) -> str | None:
         return None if run.finished_at is None else _moment(run.finished_at)
 
     def console(self, run: DurableRun) -> str:
@@ -136,10 +136,10 @@ class EventAdmin(_ReadOnly):
     readonly_fields = fields
 
     @admin.display(ordering="emitted_at")
-    def emitted(self, event: DurableEvent) -> datetime:
+    def emitted(self, event: DurableEvent) -> str:
         return _moment(event.emitted_at)
 
-    def dispatched(self, event: DurableEvent) -> datetime | None:
+    def dispatched(self, event: DurableEvent) -> str | None:
         return None if event.dispatched_at is None else _moment(event.dispatched_at)
 
 
@@ -153,8 +153,9 @@ def _recorded(run: DurableRun) -> Run | None:
     return run._recorded
 
 
-def _moment(at: int) -> datetime:
-    return localtime(datetime.fromtimestamp(at / 1_000_000, timezone.utc))
+def _moment(at: int) -> str:
+    """To the second, which the formats of most languages leave out."""
+    return f"{localtime(datetime.fromtimestamp(at / 1_000_000, timezone.utc)):%Y-%m-%d %H:%M:%S}"
 
 
 def _text(text: str) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from django.db import models
 
+from ...model import RunStatus
 from .project import table_prefix
 
-__all__ = ["DurableEvent", "DurableRun"]
+__all__ = ["STATUSES", "DurableEvent", "DurableRun"]
+
+STATUSES = [(status, status) for status in get_args(RunStatus)]
+"""So that the admin has no need to ask for all that there are."""
 
 
 class DurableRun(models.Model):
@@ -14,7 +20,7 @@ class DurableRun(models.Model):
 
     id = models.CharField(max_length=255, primary_key=True)
     task = models.CharField(max_length=255)
-    status = models.CharField(max_length=12)
+    status = models.CharField(max_length=12, choices=STATUSES)
     waiting_on = models.CharField(max_length=500, null=True)
     parent_id = models.CharField(max_length=255, null=True)
     created_at = models.BigIntegerField()

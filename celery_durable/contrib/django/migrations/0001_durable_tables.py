@@ -7,6 +7,10 @@ from django.db import migrations, models
 from celery_durable.contrib.django.operations import MakeDurableTables
 from celery_durable.contrib.django.project import table_prefix
 
+STATUSES = [
+    (status, status) for status in ("pending", "running", "suspended", "paused", "completed", "failed", "cancelled")
+]
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -19,7 +23,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.CharField(max_length=255, primary_key=True, serialize=False)),
                 ("task", models.CharField(max_length=255)),
-                ("status", models.CharField(max_length=12)),
+                ("status", models.CharField(choices=STATUSES, max_length=12)),
                 ("waiting_on", models.CharField(max_length=500, null=True)),
                 ("parent_id", models.CharField(max_length=255, null=True)),
                 ("created_at", models.BigIntegerField()),
