@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from celery_durable.store.store import Store
 from tests.alone import nothing_shared
 from tests.services import Services
+
+# In CI the same examples each time: what others would find is no matter of the change that is looked at.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI") == "true":
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +79,19 @@ def rabbitmq_url(services: Services) -> str:
     """A vhost of the session's own without queues; the vhost that all share where one can't be made."""
     services.rabbitmq.clear()
     return services.rabbitmq.url
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """What the tests of odd texts print or fail with has half characters, which pytest-xdist can't hand over."""
+    return _sendable((yield))
+
+
+def _sendable(report: Any) -> Any:
+    if isinstance(report, str):
+        return report.encode("utf-8", "backslashreplace").decode()
+    if isinstance(report, (list, tuple)):
+        return type(report)(map(_sendable, report))
+    if isinstance(report, dict):
+        return {_sendable(name): _sendable(value) for name, value in report.items()}
+    return report

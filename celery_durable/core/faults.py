@@ -116,7 +116,9 @@ def legible(text: str) -> str:
 def _parse(text: str) -> dict[str, Any]:
     """A record with all its parts."""
     record: dict[str, Any] = {"traceback": None, "notes": [], "lost": [], "state": {}} | read_json(text, dict)
-    texts = [record.get("type"), record.get("message"), record["traceback"] or "", record.get("args", "")]
+    texts = [record.get("type"), record.get("message"), record.get("args", "")]
+    if record["traceback"] is not None:
+        texts.append(record["traceback"])
     if type(record["notes"]) is type(record["lost"]) is list and type(record["state"]) is dict:
         texts += [*record["notes"], *record["lost"], *record["state"].values()]
         if all(type(each) is str for each in texts):

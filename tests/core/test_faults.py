@@ -9,7 +9,7 @@ import pytest
 
 from celery_durable import errors
 from celery_durable.core.faults import bounded_error, read_error, summary, write_error
-from celery_durable.errors import DurableError, NonRetryable, RetryAfter, StepFailed
+from celery_durable.errors import DamagedRecord, DurableError, NonRetryable, RetryAfter, StepFailed
 
 
 class Declined(Exception):
@@ -268,3 +268,13 @@ def test_what_is_still_too_large_is_a_failed_step() -> None:
     error = bounded_error(LookupError("x" * 5_000), 2_000)
     assert isinstance(read_error(error), StepFailed)
     assert "too large to store" in str(read_error(error))
+
+
+@pytest.mark.parametrize(
+    "part", ['"traceback": []', '"traceback": 7', '"notes": "n"', '"args": {}', '"state": {"a": 1}']
+)
+def test_a_record_with_a_part_of_another_kind_is_damaged(part: str) -> None:
+    text = f'{{"type": "builtins:ValueError", "message": "", {part}}}'
+    for read in (summary, read_error):
+        with pytest.raises(DamagedRecord):
+            read(text)
