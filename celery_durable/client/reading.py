@@ -213,8 +213,8 @@ def check_limit(limit: int) -> None:
 def _number(after: str | None) -> int | None:
     if after is None:
         return None
-    # As the database counts: what has more digits is larger than any place there is.
-    if not (after.isascii() and after.isdecimal() and len(after) < 19):
+    # As far as the database counts. Digits without end are not even to be made a number.
+    if not (after.isascii() and after.isdecimal() and len(after) < 20 and int(after) < 2**63):
         raise ValueError(f"after={after!r:.100}: what page.next was is expected")
     return int(after)
 
