@@ -88,7 +88,8 @@ def test_a_script_of_another_site_neither_does_nor_reads_anything(
         [target, marked],
     )
     assert said == ["refused"] * 3
-    assert [status for path, status in site.answered if path.endswith("/cancel")][:2] == [403, 403]
+    # In whatever order they came: the two that were to do something, and the one whose answer was not to be read.
+    assert sorted(status for path, status in site.answered if path.endswith("/cancel")) == [200, 403, 403]
     assert not durable.get("order-36").audit
 
 
