@@ -44,6 +44,16 @@ class Upkeep(StoreBase):
         if row is not None:
             self.mark_delivered(link, [Fence(run_id, row["token"])])
 
+    def what_is_due(self, link: Link) -> tuple[bool, bool]:
+        """Whether there are runs that time has come for, and events whose dispatch is missing."""
+        (row,) = self._rows(link, self.statements.what_is_due, {})
+        return bool(row.runs), bool(row.events)
+
+    def what_is_free(self, link: Link) -> tuple[bool, bool]:
+        """Whether there are runs that stand in line, and locks that nobody holds and somebody waits for."""
+        (row,) = self._rows(link, self.statements.what_is_free, {})
+        return bool(row.lines), bool(row.locks)
+
     def due(self, link: Link, limit: int, passed_over: int = 0) -> list[Due]:
         """The runs that time has come for, longest due first, with what is needed to send them. The first of them, as
         many as have been ``passed_over``, are not wanted."""
@@ -184,6 +194,11 @@ class Upkeep(StoreBase):
             return connection.execute(self.statements.lease_make, values).rowcount == 1
 
         return link.run(take)
+
+    def lease_left(self, link: Link, name: str) -> int:
+        """For how many microseconds somebody has a lease; none, or less, where it can be taken."""
+        left = link.run(lambda connection: connection.execute(self.statements.lease_left, {"at_name": name}).scalar())
+        return 0 if left is None else int(left)
 
     def drop_lease(self, link: Link, name: str, holder: str) -> None:
         self._changed(link, self.statements.lease_drop, {"at_name": name, "holder": holder})

@@ -45,8 +45,11 @@ class Chores:
 
     def hand_on(self, link: Link) -> None:
         """Give what is free, shares and locks, to whoever waits for it."""
-        self._let_in(link)
-        self._hand_on_locks(link)
+        lines, locks = self._runtime.store.what_is_free(link)
+        if lines:
+            self._let_in(link)
+        if locks:
+            self._hand_on_locks(link)
 
     def _let_in(self, link: Link) -> None:
         """Let in the first of each line that has a share to give. Of a task that is not known here one is tried: its

@@ -1,9 +1,9 @@
 """The sweeper: it makes happen what time brings about, and what a lost message or worker left undone.
 
-Every worker has one, a thread of its main process; one of them holds the lease and works. Each tick
-asks two questions by an index each: which runs are due, and which events (``due_at``, see ``store/tables.py``)? The
-message of each is sent, and only then marked as sent: a sweeper that dies in between leaves a duplicate,
-which finds its run claimed and does nothing.
+Every worker has one, a thread of its main process; one of them holds the lease and works, the others look again when
+that lease would end. Each tick asks one question, by an index each: are there runs that are due, or events (``due_at``,
+see ``store/tables.py``)? Where there are, it asks which. The message of each is sent, and only then marked as sent: a
+sweeper that dies in between leaves a duplicate, which finds its run claimed and does nothing.
 
 Of a queue that has enough messages for now the runs are left as they are, at the head of what is due (``window.py``),
 and are passed over to reach those of other queues. A tick passes over some batches and no more; the next one goes on
@@ -137,12 +137,13 @@ class Sweeper:
         now = time.monotonic()
         if now < self._ask_at:
             return now < self._leading_until
-        asked = now
-        leads = self._runtime.store.take_lease(link, LEASE, self.name, int(self._lease * SECOND))
+        asked, store = now, self._runtime.store
+        left = 0.0 if self._leading_until else min(store.lease_left(link, LEASE) / SECOND, self._lease)
+        leads = left <= 0 and store.take_lease(link, LEASE, self.name, int(self._lease * SECOND))
         if leads and not self._leading_until:
             logger.info("this worker sweeps the durable runs now")
         self._leading_until = asked + self._lease if leads else 0.0
-        self._ask_at = asked + self._lease / (3 if leads else 2)
+        self._ask_at = asked + (self._lease / 3 if leads else max(left, self._interval))
         return leads
 
     def _goes_on(self, link: Link) -> bool:
@@ -152,8 +153,9 @@ class Sweeper:
         """Do all that is due; how many runs were looked at."""
         self._backlog = Backlog(self._app)
         self._window.open()
-        looked_at = self._see_to_runs(link)
-        looked_at += self._dispatch_events(link)
+        runs, events = self._runtime.store.what_is_due(link)
+        looked_at = self._see_to_runs(link) if runs else 0
+        looked_at += self._dispatch_events(link) if events else 0
         self._chores.do(link)
         return looked_at
 

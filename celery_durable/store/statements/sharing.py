@@ -84,11 +84,13 @@ class SharingStatements(StatementGroup):
         )
         holder = turn.alias("holder")
         is_held = exists(select(literal(1)).where(holder.c.name == turn.c.name, holder.c.until > now))
+        free = (turn.c.until.is_(None), ~is_held)
         self.free_locks: Executable = (
-            select(turn.c.name)
-            .distinct()
-            .where(turn.c.until.is_(None), ~is_held)
-            .limit(bindparam("limit", type_=Integer))
+            select(turn.c.name).distinct().where(*free).limit(bindparam("limit", type_=Integer))
+        )
+        self.what_is_free: Executable = select(
+            exists().where(self._tables.run.c.queued_at.is_not(None)).label("lines"),
+            exists(select(literal(1)).where(*free)).label("locks"),
         )
 
     def _state(self) -> None:

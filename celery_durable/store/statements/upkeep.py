@@ -11,6 +11,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -52,6 +53,12 @@ class UpkeepStatements(StatementGroup):
             .order_by(run.c.due_at)
             .limit(bindparam("limit", type_=Integer))
             .offset(bindparam("passed_over", type_=Integer))
+        )
+        # The question of every second, in one statement: mostly there is nothing to do.
+        event, instant = self._tables.event, self._dialect.instant()
+        self.what_is_due: Executable = select(
+            exists().where(run.c.due_at <= instant).label("runs"),
+            exists().where(event.c.due_at <= instant).label("events"),
         )
         self.untaken: Executable = select(run.c.id).where(*self._these_fences())
         self.inputs: Executable = select(run_input.c.run_id, run_input.c.arguments, run_input.c.message).where(
@@ -148,6 +155,7 @@ class UpkeepStatements(StatementGroup):
             )
             .values(holder=bindparam("holder"), until=now + bindparam("lease"))
         )
+        self.lease_left: Executable = select(lease.c.until - now).where(lease.c.name == bindparam("at_name"))
         self.lease_make: Executable = self._insert_or_ignore(lease).values(
             name=bindparam("at_name"), holder=bindparam("holder"), until=now + bindparam("lease")
         )
