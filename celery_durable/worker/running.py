@@ -34,7 +34,7 @@ from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
 from .signals import notice
-from .telling import is_outage
+from .telling import is_chord_left, is_outage
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -291,7 +291,7 @@ def _revoke(task: DurableTask, request: Any, why: str) -> bool:
             raise
         logger.warning("run %s: that it is cancelled could not be told (%s); the sweeper does it", request.id, error)
         return False
-    return True
+    return not is_chord_left(task.app.backend, request)
 
 
 def _note_delivered(request: Any, runtime: Runtime) -> None:

@@ -9,6 +9,7 @@ where it is known that it was; after an outage nothing is, and Celery is not all
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from celery import states
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..engine.keeper import Keeper
 
-__all__ = ["Telling", "is_outage"]
+__all__ = ["Telling", "is_chord_left", "is_outage"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -63,7 +64,32 @@ class Telling:
                 raise
             _untold(request, error)
         else:
-            self._keeper.delivered(request.durable_fence)
+            if is_chord_left(self._backend, request):
+                logger.info("run %s has ended, and its chord has not gone on: the sweeper tells it again", request.id)
+            else:
+                self._keeper.delivered(request.durable_fence)
+
+
+def is_chord_left(backend: Any, request: Any) -> bool:
+    """Whether somebody is about to start the body of this run's chord, and may have died at it.
+
+    Whoever brings the last part claims the right to start the body (in Redis, from Celery 5.7 on) and holds it for
+    some seconds. When a worker is killed right then, the part that is told again in time finds the claim there, and
+    does nothing: it has to come once more.
+    """
+    if not request.chord or not request.group or not isinstance(backend, _redis()):
+        return False
+    try:
+        return backend.client.get(backend.get_key_for_group(request.group, ".c")) not in (None, b"done")
+    except Exception as error:
+        logger.info("whether the chord of run %s goes on could not be asked: %s", request.id, error)
+        return True
+
+
+def _redis() -> Any:
+    """The class of the Redis backends, where one is in use: it is imported then."""
+    module = sys.modules.get("celery.backends.redis")
+    return () if module is None else module.RedisBackend
 
 
 def _untold(request: Any, error: BaseException) -> None:

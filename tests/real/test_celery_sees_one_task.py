@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery import chain, chord, group, uuid
+from celery.backends import redis
 from celery.exceptions import TaskRevokedError
 
 from tests.real import tasks
@@ -17,6 +18,8 @@ from tests.real.stage import Stage
 from tests.waiting import wait_until
 
 TIMEOUT = 20
+CLAIMS = hasattr(redis, "CHORD_PART_RETURN_LUA")
+"""Celery 5.7: who brings the last part of a chord claims that it starts the body."""
 
 
 @pytest.fixture
@@ -70,6 +73,18 @@ def test_a_failure_is_the_result(stage: Stage) -> None:
 )
 def test_canvas(stage: Stage, make: Callable[[Any, Any], Any], value: Any) -> None:
     assert make(tasks.twice_parked, tasks.plain).apply_async().get(timeout=TIMEOUT) == value
+
+
+def test_a_chord_goes_on_whose_last_part_was_killed_while_it_started_the_body(stage: Stage) -> None:
+    """Seen in a storm: the claim of a worker that was dead by then kept the body from being started, for ever."""
+    result = chord([tasks.twice_parked.s(1), tasks.twice_parked.s(2)], tasks.plain.s()).apply_async()
+    backend = stage.app.backend
+    claim = backend.get_key_for_group(result.parent.id, ".c")
+    backend.client.set(claim, "of a dead worker", ex=3)
+    assert result.get(timeout=60) == ["plain", [2, 3]]
+    assert names(result.id) == ["plain"]
+    if CLAIMS:
+        assert backend.client.get(claim) == b"done"
 
 
 def test_callbacks_come_once_and_at_the_end(stage: Stage) -> None:
