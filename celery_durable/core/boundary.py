@@ -26,16 +26,19 @@ from .codec import decode, encode
 __all__ = ["Boundary", "Signature", "hints_of", "plain_form", "signature_of"]
 
 _PLAIN = (Any, object, inspect.Parameter.empty)
+_EXACT = {str: str, int: int, bool: bool, None: type(None), type(None): type(None)}
+"""Annotations whose values are what they are, stored and read. Nobody has to be asked about these."""
 
 
 class Boundary:
     """One annotated place that values cross in both directions."""
 
-    __slots__ = ("_adapter", "annotation")
+    __slots__ = ("_adapter", "_exact", "annotation")
 
     def __init__(self, annotation: Any = Any) -> None:
         self.annotation = annotation
         self._adapter = _adapter(annotation)
+        self._exact = _EXACT.get(annotation) if isinstance(annotation, type | None) else None
 
     def write(self, value: Any, what: str) -> str:
         """The value as text, once it is known to fit."""
@@ -43,7 +46,7 @@ class Boundary:
 
     def plain(self, value: Any, what: str) -> Any:
         """The value in plain types, once it is known to fit."""
-        if self._adapter is None:
+        if self._adapter is None or type(value) is self._exact:
             return value
         fitting = self._fit(value, what)
         plain = self._adapter.dump_python(fitting, round_trip=True, warnings=False)
@@ -56,7 +59,7 @@ class Boundary:
 
     def typed(self, value: Any, what: str) -> Any:
         """A plain value as the annotation's type."""
-        return value if self._adapter is None else self._fit(value, what)
+        return value if self._adapter is None or type(value) is self._exact else self._fit(value, what)
 
     def _fit(self, value: Any, what: str) -> Any:
         assert self._adapter is not None

@@ -28,6 +28,7 @@ T = TypeVar("T")
 TAG = "$"
 _MAX_DEPTH = 200
 _write = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each value
+_read_first = json.JSONDecoder().raw_decode
 
 
 class _Unstorable(Exception):
@@ -40,6 +41,8 @@ class _Unstorable(Exception):
 
 def encode(value: Any, what: str = "the value") -> str:
     """The value as JSON text. ``what`` names it in the error, should it not be storable."""
+    if value is None:
+        return "null"
     try:
         return _write(_pack(value, "", 0))
     except _Unstorable as error:
@@ -74,11 +77,20 @@ def read_json(text: str, kind: type[T]) -> T:
 
 def _read(text: str, unpack: Callable[[Any], T]) -> T:
     try:
-        return unpack(json.loads(text))
+        return unpack(_parse(text))
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DamagedRecord(
             f"a stored value can't be decoded ({type(error).__name__}: {str(error)[:200]}): {text!r:.80}"
         ) from error
+
+
+def _parse(text: str) -> Any:
+    """As ``json.loads`` does; at once where the text is as :func:`encode` writes it, without spaces around."""
+    try:
+        value, end = _read_first(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else json.loads(text)
 
 
 def _explain(what: str, error: _Unstorable) -> str:

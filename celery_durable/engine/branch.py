@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.faults import summary
@@ -148,7 +148,7 @@ class Branch(ABC):
         record = self.run.history[self.id]
         if record.status == "cancelled":
             raise self.cancelled_error()
-        with self.run.reading(f"step {self.id!r}"):
+        with self.run.reading("step", self.id):
             if record.status != "failed":
                 return self.value()
             cancelled, error = self.cancels(), self.error()
@@ -215,7 +215,7 @@ class Branch(ABC):
             attempts=record.attempts if record else 0, started_at=(record and record.started_at) or now,
             finished_at=now, seen=run.next_place(), heartbeat=record.heartbeat if record else None, **values,
         )  # fmt: skip
-        return replace(row, child=record.child if record else None)
+        return row._replace(child=record.child if record else None)
 
 
 def cancels(record: Record) -> RunCancelled | None:
@@ -241,14 +241,14 @@ def openings(waiting: Sequence[Waiting]) -> Changes:
 def complete(run: Pass, branch: Branch) -> Any:
     """Bring one branch to its answer, or leave the body until there is one."""
     while True:
-        with run.reading(f"step {branch.id!r}"):
+        with run.reading("step", branch.id):
             state = branch.look()
         if isinstance(state, Done):
             return branch.answer()
         if run.check_cancelling(branch):
             continue
         if isinstance(state, Act):
-            with run.reading(f"step {branch.id!r}"):
+            with run.reading("step", branch.id):
                 state.do()
         elif isinstance(state, Waiting):
             run.park_for([(branch, state)])

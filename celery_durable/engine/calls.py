@@ -124,10 +124,10 @@ class Call(Branch):
             "" if delay is None else f"; it is called again in {describe(delay)}",
         )
         if delay is None:
-            return replace(row, finished_at=run.now(), seen=run.next_place())
+            return row._replace(finished_at=run.now(), seen=run.next_place())
         now = run.now()
         tries = with_try(row.tries, row.attempts, row.started_at, run.history[self.id].finished_at or now, text)
-        return replace(row, status="waiting", wake_at=now + delay, tries=tries)
+        return row._replace(status="waiting", wake_at=now + delay, tries=tries)
 
     def error(self) -> BaseException:
         run = self.run

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
@@ -227,7 +227,7 @@ class EventWait(Branch):
 
     def _settled(self, step: StepWrite, **outcome: Any) -> StepWrite:
         outcome = {"status": "completed", "wake_at": None, "finished_at": self.run.now()} | outcome
-        return replace(step, seen=self.run.next_place(), **outcome)
+        return step._replace(seen=self.run.next_place(), **outcome)
 
     def error(self) -> BaseException:
         # Not one that a retry of the run starts over: the time is up, whoever asks again.

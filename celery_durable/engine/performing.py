@@ -11,7 +11,6 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from ..core.codec import decode_arguments, encode
@@ -119,8 +118,8 @@ class FunctionAttempt(Attempt):
     def begin(self) -> StepWrite | None:
         if not self.work.options.at_most_once:
             return None
-        started = replace(self.row, status="started")
-        self.row = replace(self.row, known=True)
+        started = self.row._replace(status="started")
+        self.row = self.row._replace(known=True)
         return started
 
     @property
@@ -186,7 +185,7 @@ class FunctionAttempt(Attempt):
         record = self.run.history.get(self.row.id)
         if record is None:
             return self.row
-        return replace(self.row, known=True, position=record.position, heartbeat=record.heartbeat)
+        return self.row._replace(known=True, position=record.position, heartbeat=record.heartbeat)
 
     def _in_transaction(self) -> None:
         """The function's writes and the step's record are one transaction: both are there, or neither.
@@ -219,7 +218,7 @@ class FunctionAttempt(Attempt):
                 if broken.is_lost or broken.is_contended:
                     return broken
                 raise broken.error from None
-            self._settled = replace(self._settled, result=result)
+            self._settled = self._settled._replace(result=result)
         self.recorded = self._settled
         return None
 
@@ -230,7 +229,7 @@ class FunctionAttempt(Attempt):
         transaction.do(self._call_with, self.keep)
         settled = run.settled(self._row_now(), result=self.result)
         if run.tasks is not None:
-            settled = replace(settled, seen=None)  # others may be told before the loop hears of the commit
+            settled = settled._replace(seen=None)  # others may be told before the loop hears of the commit
         self._settled = settled
         if not run.store.record_within(transaction, run.fence, settled, run.lease_until()):
             self.lost = True
@@ -265,7 +264,7 @@ def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> StepWri
         return run.settled(step, error=error)
     now, text = run.now(), run.describe_error(error, step)
     tries = with_try(step.tries, step.attempts, step.started_at, now, text)
-    return replace(step, status="waiting", error=text, wake_at=now + delay, finished_at=now, tries=tries)
+    return step._replace(status="waiting", error=text, wake_at=now + delay, finished_at=now, tries=tries)
 
 
 def delay_after(run: Pass, policy: Retry, step: StepWrite, error: Exception) -> int | None:

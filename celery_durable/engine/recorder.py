@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -34,6 +34,27 @@ _NEVER_ASKED = frozenset({"patched", "rollback", "timer", "undo"})
 """Kinds of records that do not tell how far a body has come."""
 _OF_FUNCTIONS = ("run", "undo")
 """Kinds of steps that may have had an effect before anything of them was recorded."""
+
+_as_record = attrgetter(*Record._fields)
+
+
+class Reading:
+    """What :meth:`Recorder.reading` is. No generator: two of them are made at every step of every pass."""
+
+    __slots__ = ("_recorder", "_step_id", "_what")
+
+    def __init__(self, recorder: Recorder, what: str, step_id: str) -> None:
+        self._recorder = recorder
+        self._what = what
+        self._step_id = step_id
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, DamagedRecord):
+            what = f"{self._what} {self._step_id!r}" if self._step_id else self._what
+            run_id = self._recorder.run_id
+            self._recorder.leave(Damaged(f"{what} of run {run_id}: {error}. Mend the row, then resume the run"))
 
 
 class Recorder:
@@ -167,12 +188,11 @@ class Recorder:
     def remember(self, *steps: StepWrite) -> None:
         """These rows are as good as recorded: they are history, also for this pass."""
         for step in steps:
-            self.history[step.id] = Record(**{name: getattr(step, name) for name in Record._fields})
+            self.history[step.id] = Record._make(_as_record(step))
 
     def settled(self, step: StepWrite, *, result: str | None = None, error: BaseException | None = None) -> StepWrite:
         """A step's row with its outcome."""
-        return replace(
-            step,
+        return step._replace(
             status="failed" if error is not None else "completed",
             result=result,
             error=self.describe_error(error, step) if error is not None else None,
@@ -312,7 +332,7 @@ class Recorder:
         text = self.measured(encode(detail, f"the heartbeat of step {step.id!r}"), "a heartbeat")
         with self._writing:
             known = step.id in self.history
-            self.write(replace(step, status="started", heartbeat=text, known=known))
+            self.write(step._replace(status="started", heartbeat=text, known=known))
 
     def has_open_steps(self) -> bool:
         """Whether the run ends while something is still expected that nobody will ask for: that must not be kept."""
@@ -352,13 +372,9 @@ class Recorder:
         steps, marks = self._unrecorded.values(), self._marks
         return self.store.hand_back(self.link, self.fence, steps, marks, self.patience)
 
-    @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
+    def reading(self, what: str, step_id: str = "") -> Reading:
         """Here the run's record is read, and nothing of the user's is called: where it is damaged the run is paused."""
-        try:
-            yield
-        except DamagedRecord as damaged:
-            self.leave(Damaged(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
+        return Reading(self, what, step_id)
 
     def stored(self, step_id: str) -> str:
         """The recorded result of a step. An empty text is none: it is damaged."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ..core.codec import decode, encode
@@ -57,7 +56,7 @@ class StateAccess(Branch):
         task = run.dispatcher.task_name()
         if change is None:
             found = run.reaching(lambda: run.store.read_state(run.link, task, self.key))
-            run.write_all([replace(self._row(), result=encode(self.default if found is None else decode(found)))])
+            run.write_all([self._row()._replace(result=encode(self.default if found is None else decode(found)))])
             return
         row = self._row()
         try:

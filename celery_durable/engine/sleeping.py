@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..core.codec import encode
@@ -57,8 +56,8 @@ class Sleep(Branch):
 
     def _over(self, step: StepWrite) -> StepWrite:
         now = self.run.now()
-        return replace(
-            step, status="completed", wake_at=None, finished_at=now, result="null", seen=self.run.next_place()
+        return step._replace(
+            status="completed", wake_at=None, finished_at=now, result="null", seen=self.run.next_place()
         )
 
     def value(self) -> Any:

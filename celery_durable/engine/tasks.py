@@ -76,7 +76,7 @@ class Tasks(Turns):
     async def _complete(self, branch: Branch) -> Any:
         while True:
             self._check_open()
-            with self.run.reading(f"step {branch.id!r}"):
+            with self.run.reading("step", branch.id):
                 state = branch.look()
             if isinstance(state, Done):
                 await self._turn(branch)
@@ -85,7 +85,7 @@ class Tasks(Turns):
                 await self._wait(branch, _CANCELLING)
             elif isinstance(state, Act):
                 self._flush()
-                with self.run.reading(f"step {branch.id!r}"):
+                with self.run.reading("step", branch.id):
                     state.do()
             elif isinstance(state, Ready):
                 await self._attempt(branch, state)

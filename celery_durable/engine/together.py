@@ -109,7 +109,7 @@ class _Together:
         for leaf in self.open:
             if leaf.id in self.crew.busy or (leaf.branch.works_here and self._has_enough()):
                 continue
-            with self.run.reading(f"step {leaf.id!r}"):
+            with self.run.reading("step", leaf.id):
                 state = leaf.branch.look()
             if isinstance(state, Done):
                 return True

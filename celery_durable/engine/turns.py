@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..store.records import Aftermath, Overtaken, StepWrite
@@ -92,7 +92,7 @@ class Turns:
         if record is None or record.status in ("waiting", "started"):
             ended = [row for row in self._ended if row.id == branch.id]
             self._ended = [row for row in self._ended if row.id != branch.id]
-            self._given_up += [replace(row, seen=-run.next_place()) for row in ended] or [branch.given_up_row()]
+            self._given_up += [row._replace(seen=-run.next_place()) for row in ended] or [branch.given_up_row()]
             return
         self._unseen.pop(branch.id, None)
         if not self._is_given_up(branch) and branch.cancels() is None:
@@ -160,7 +160,7 @@ class Turns:
         ]
         for _, step_id in sorted(told_later):
             self._unseen[step_id] = self.run.place_anew(step_id)
-        self._ended = [row if row.seen is None else replace(row, seen=self.run.next_place()) for row in self._ended]
+        self._ended = [row if row.seen is None else row._replace(seen=self.run.next_place()) for row in self._ended]
 
     def _hand_over_fresh(self) -> bool:
         """Hand over the first of the answers that have no place in the order yet: now they get it, after all that have

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
@@ -25,6 +26,11 @@ class Place(NamedTuple):
 def caller() -> Place:
     """The innermost line that is not of this package."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     return Place(frame.f_code, frame.f_lineno)
+
+
+@lru_cache(maxsize=1024)  # some files are asked for at every step
+def _is_ours(file: str) -> bool:
+    return file.startswith(_PACKAGE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ..core.boundary import Boundary, Signature, signature_of
 from ..core.duration import Duration, micros
@@ -32,16 +32,15 @@ class Options:
             micros(self.timeout)
 
 
-@dataclass(frozen=True)
-class Work:
-    """A step whose outcome comes from calling a function."""
+class Work(NamedTuple):
+    """A step whose outcome comes from calling a function. A tuple: one is made for every step of every pass."""
 
     id: str
     kind: str
     fn: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    options: Options = Options()
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options
 
     @property
     def function(self) -> str | None:

@@ -13,8 +13,8 @@ from ..core.replay import Record
 from .base import new_token
 from .ending import Ending
 from .link import Link
+from .recording import new_values
 from .records import Aftermath, Changes, Fence, NewRun, NewTurn, NewWait, Overtaken, StoredEvent
-from .statements import STEP_COLUMNS
 from .turns import of_turn
 
 __all__ = ["Handing"]
@@ -106,7 +106,7 @@ class Handing(Ending):
         """The run's row; and a single wait with it, where the database does that in one statement."""
         if self._is_lone_wait(changes):
             ((step_id, wait),) = changes.waits
-            values = values | _of_wait(step_id, wait) | self._step_values(changes.steps[0], STEP_COLUMNS[1:])
+            values = values | _of_wait(step_id, wait) | new_values(changes.steps[0])
             statement = self.statements.park_waiting
             assert statement is not None
             return self._count(connection, statement, values | {"gate": self._gate(wait)}) == 1

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from ..errors import ConfigurationError, DurableError, add_note
+from ..errors import ConfigurationError, DurableError
 from .dialects import Dialect
 from .watch import Watched, watch
 
@@ -99,26 +99,12 @@ class Link:
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    @contextmanager
-    def _watching(self, connection: Connection) -> Iterator[None]:
+    def _watching(self, connection: Connection) -> AbstractContextManager[None]:
         """Give the connection up where there is no answer on it in time."""
         if self._answer_within is None:
-            yield
-            return
-        watched = self._watched = Watched(connection, self._answer_within)
-        try:
-            watch.begin(watched)
-            yield
-        except DBAPIError as error:
-            if watched.is_overdue:
-                add_note(
-                    error,
-                    f"celery_durable: the durable database did not answer within {watched.seconds:g} s "
-                    "(durable_database_timeout): it hangs, or somebody holds a lock that this has to wait for",
-                )
-            raise
-        finally:
-            watch.end(watched)
+            return nullcontext()
+        self._watched = Watched(connection, self._answer_within)
+        return self._watched
 
     @contextmanager
     def lingering(self) -> Iterator[None]:

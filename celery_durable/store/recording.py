@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -15,7 +16,17 @@ from .records import Fence, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
 from .transacting import Execution
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "new_values"]
+
+
+def _values_by(columns: Sequence[str]) -> Callable[[StepWrite], dict[str, Any]]:
+    """What turns a step into the values of a statement that has these columns of it."""
+    names, read = [f"step_{name}" for name in columns], attrgetter(*columns)
+    return lambda step: dict(zip(names, read(step), strict=True))
+
+
+new_values = _values_by(STEP_COLUMNS[1:])
+_settling_values = _values_by(SETTLING_COLUMNS)
 
 
 class Recording(StoreBase):
@@ -27,11 +38,10 @@ class Recording(StoreBase):
         return link.run(lambda connection: write(link, connection, fence, step, lease_until), patience)
 
     def _record_new(self, link: Link, connection: Connection, fence: Fence, step: StepWrite, lease_until: int) -> bool:
-        values = self._step_values(step, STEP_COLUMNS[1:]) | {
-            "at_id": fence.run_id,
-            "at_token": fence.token,
-            "lease_until": lease_until,
-        }
+        values = new_values(step)
+        values["at_id"] = fence.run_id
+        values["at_token"] = fence.token
+        values["lease_until"] = lease_until
         try:
             return self._count(connection, self.statements.record_new, values) == 1
         except IntegrityError:
@@ -91,11 +101,7 @@ class Recording(StoreBase):
 
     def _write_steps(self, transaction: Execution, fence: Fence, steps: Iterable[StepWrite]) -> None:
         """Steps, in a transaction that has fenced already."""
-        new = [
-            self._step_values(step, STEP_COLUMNS[1:]) | {"step_run_id": fence.run_id}
-            for step in steps
-            if not step.known
-        ]
+        new = [new_values(step) | {"step_run_id": fence.run_id} for step in steps if not step.known]
         known = [self._settling(fence, step) for step in steps if step.known]
         if new:
             transaction.execute(self.statements.insert_step, new)
@@ -111,11 +117,7 @@ class Recording(StoreBase):
         return link.run(lambda at: self._row(at, self.statements.recorded_input, at_id=run_id, at_step=step_id))
 
     def _settling(self, fence: Fence, step: StepWrite) -> dict[str, Any]:
-        return self._step_values(step, SETTLING_COLUMNS) | {"at_id": fence.run_id, "at_step": step.id}
-
-    @staticmethod
-    def _step_values(step: StepWrite, columns: Iterable[str]) -> dict[str, Any]:
-        return {f"step_{name}": getattr(step, name) for name in columns}
+        return _settling_values(step) | {"at_id": fence.run_id, "at_step": step.id}
 
     def _status_of(self, connection: Connection, run_id: str, step_id: str) -> str | None:
         row = self._row(connection, self.statements.own_step, at_id=run_id, at_step=step_id)

@@ -121,9 +121,8 @@ class NotClaimed:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class StepWrite:
-    """A step's row as it is to be."""
+class StepWrite(NamedTuple):
+    """A step's row as it is to be. A tuple: some are made for every new step."""
 
     id: str
     position: int

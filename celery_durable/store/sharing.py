@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping
@@ -64,13 +63,13 @@ class Sharing(Recording):
                         return None
                     connection.execute(self.statements.lock_state, at_key)
                     new = change(connection.execute(self.statements.read_state, at_key).scalar())
-                    done = replace(step, result=new.result)
+                    done = step._replace(result=new.result)
                     self._write_steps(connection, fence, [done])
                     self._put(connection, at_key, new)
                 return done
             except IntegrityError:  # of the step: an earlier try, whose answer was lost, did this
                 row = self._row(connection, self.statements.own_outcome, at_id=fence.run_id, at_step=step.id)
-                return None if row is None else replace(step, result=row["result"])
+                return None if row is None else step._replace(result=row["result"])
 
         return link.run(work, patience)
 

@@ -18,14 +18,18 @@ import time
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from ..errors import add_note
 from .dialects import cancel_on_server, socket_of
 
 __all__ = ["Watched", "watch"]
 
 
 class Watched:
-    """An operation under way on a connection."""
+    """An operation under way on a connection: while it is entered, it is looked after."""
+
+    __slots__ = ("driver", "engine", "is_overdue", "seconds", "until")
 
     def __init__(self, connection: Connection, seconds: float) -> None:
         self.engine = connection.engine
@@ -33,6 +37,18 @@ class Watched:
         self.seconds = seconds
         self.until = time.monotonic() + seconds
         self.is_overdue = False
+
+    def __enter__(self) -> None:
+        watch.begin(self)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        watch.end(self)
+        if self.is_overdue and isinstance(error, DBAPIError):
+            add_note(
+                error,
+                f"celery_durable: the durable database did not answer within {self.seconds:g} s "
+                "(durable_database_timeout): it hangs, or somebody holds a lock that this has to wait for",
+            )
 
 
 class _Watch:
