@@ -40,7 +40,7 @@ from .message import PASS_HEADER, keep, message_form
 from .running import run_message
 from .runtime import Runtime, runtime_of
 from .schedules import OnSchedule
-from .telling import Telling
+from .telling import Telling, patience_of_start
 from .triggers import OnEvent, install_triggers, tick_of
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class DurableTask(Task):
     def _record(self, runtime: Runtime, run: NewRun) -> bool:
         try:
             with runtime.store.link() as link:
-                return runtime.store.start(link, run)
+                return runtime.store.start(link, run, patience_of_start.get())
         except DBAPIError as error:
             add_note(
                 error,

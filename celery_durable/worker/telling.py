@@ -4,12 +4,17 @@ Celery stores a result once. Where that fails because something is away, it call
 that instead: a run that has completed would be a failure for whoever asks Celery, and a part of a chord would be
 missing. But the run's end is recorded, and the sweeper has it told again. So what was told is marked as delivered here,
 where it is known that it was; after an outage nothing is, and Celery is not allowed to tell anything else.
+
+What comes after a run may be a durable run as well, whose start has to be recorded. Celery takes no second try at the
+body of a chord: where that can't be started it calls the chord failed, and forgets its parts. So a start that is made
+here waits for a database that is away. Should this worker die meanwhile, another one tells it all again.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 from celery import states
@@ -18,9 +23,13 @@ from sqlalchemy.exc import DBAPIError
 
 from ..engine.keeper import Keeper
 
-__all__ = ["Telling", "is_chord_left", "is_outage"]
+__all__ = ["Telling", "is_chord_left", "is_outage", "patience_of_start"]
 
 logger = logging.getLogger("celery_durable")
+
+patience_of_start: ContextVar[float] = ContextVar("durable_patience_of_start", default=0.0)
+"""Seconds for which the start of a run waits for the database."""
+_WHILE_TELLING = 3600.0
 
 
 def is_outage(backend: Any, error: BaseException) -> bool:
@@ -57,6 +66,7 @@ class Telling:
         if getattr(request, "durable_ended", None) is None or request.is_eager:
             tell(*args, **kwargs)
             return
+        patience = patience_of_start.set(_WHILE_TELLING)
         try:
             tell(*args, **kwargs)
         except Exception as error:
@@ -68,6 +78,8 @@ class Telling:
                 logger.info("run %s has ended, and its chord has not gone on: the sweeper tells it again", request.id)
             else:
                 self._keeper.delivered(request.durable_fence)
+        finally:
+            patience_of_start.reset(patience)
 
 
 def is_chord_left(backend: Any, request: Any) -> bool:

@@ -136,7 +136,7 @@ def _changes_of_all(scene: Scene) -> Changes:
     steps = (a_call(scene.name + "c"), a_wait("w", position=1), a_step("l", kind="lock", status="waiting", position=2))
     call = a_call(child.id)
     return Changes(
-        steps=(call.__class__(**{**vars(call), "id": "call c"}), *steps[1:]),
+        steps=(call._replace(id="call c"), *steps[1:]),
         calls=(child,),
         waits=(("w", scene.wait(scene.given)),),
     )

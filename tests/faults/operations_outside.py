@@ -92,7 +92,7 @@ def _ordinary(scene: Scene) -> Any:
     scene.given = scene.taken()
     child = scene.run("c", parent=Parent(scene.name + "r", "call c"), kind="task")
     call = a_call(child.id)
-    step = call.__class__(**{**vars(call), "id": "call c"})
+    step = call._replace(id="call c")
     return scene.store.suspend(scene.link, scene.given.fence, changes=Changes(steps=(step,), calls=(child,)), **PARKING)
 
 

@@ -8,10 +8,12 @@ import time
 from typing import Any
 
 from celery import Task
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from celery_durable import Concurrency, DurableTask, Retry, RunCancelled, get_logger, step
 from celery_durable.signals import run_finished, run_started, step_finished
+from celery_durable.worker.runtime import runtime_of
 from tests.real.app import app
 from tests.real.effects import effect, effects
 
@@ -93,6 +95,37 @@ class Unrecorded(DurableTask):
 @app.task(base=Unrecorded)
 def note_durably(value: Any, label: str) -> None:
     step.run("note", effect, label, "callback")
+
+
+class StartedLater(DurableTask):
+    """The database takes no connection when it is to be started, for a moment."""
+
+    abstract = True
+
+    def apply_async(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        engine, label = runtime_of(self.app).store.engine, args[-1]
+
+        def refuse(*_: Any) -> None:
+            if len(effects(label, "refused")) < 3:
+                effect(label, "refused")
+                raise OperationalError("connect", {}, OSError("away"))
+
+        event.listen(engine, "do_connect", refuse)
+        engine.dispose()
+        try:
+            return super().apply_async(args, *more, **options)
+        finally:
+            event.remove(engine, "do_connect", refuse)
+
+
+@app.task(base=StartedLater)
+def summed(values: list[Any], label: str) -> list[Any]:
+    return step.run("note", effected, values, label, "body")
+
+
+def effected(values: list[Any], label: str, name: str) -> list[Any]:
+    effect(label, name)
+    return values
 
 
 @app.task(base=DurableTask)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from celery import uuid
+from celery import chord, uuid
 
 from celery_durable import Durable
 from tests.proxy import Proxy
@@ -158,6 +158,19 @@ def test_an_ordinary_task_that_ends_while_the_broker_is_away_has_not_failed(brok
 def answer(stage: Stage, result: Any) -> str | None:
     found = {step.id: step.status for step in Durable(stage.app).get(result.id).steps}["held"]
     return None if found == "waiting" else found
+
+
+def test_a_chord_waits_for_the_database_that_is_to_record_the_start_of_its_body(
+    backend_away: tuple[Stage, Proxy],
+) -> None:
+    """Seen in a storm: Celery called the chord failed, and its body was never started."""
+    labels, body = [uuid(), uuid()], uuid()
+    result = chord([tasks.held.s(label) for label in labels], tasks.summed.s(body)).apply_async()
+    for label in labels:
+        tasks.go(label)
+    assert result.get(timeout=TIMEOUT) == ["after", "after"]
+    assert len(effects(body, "refused")) == 3
+    assert len(effects(body, "body")) == 1
 
 
 def test_a_callback_that_could_not_be_recorded_makes_no_failure_of_a_run(backend_away: tuple[Stage, Proxy]) -> None:

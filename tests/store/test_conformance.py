@@ -202,7 +202,7 @@ def test_a_new_step_is_recorded(store: Store, link: Link) -> None:
     assert store.record(link, claim.fence, step, lease_of(claim)) is True
     row = step_rows(store, link)["s"]
     assert row.pop("run_id") == "r1"
-    assert row == {name: value for name, value in vars(step).items() if name != "known"}
+    assert row == {name: value for name, value in step._asdict().items() if name != "known"}
 
 
 def test_steps_are_recorded_together(store: Store, link: Link) -> None:
@@ -215,7 +215,7 @@ def test_steps_are_recorded_together(store: Store, link: Link) -> None:
     rows = step_rows(store, link)
     for step in steps:
         assert rows[step.id].pop("run_id") == "r1"
-        assert rows[step.id] == {name: value for name, value in vars(step).items() if name != "known"}
+        assert rows[step.id] == {name: value for name, value in step._asdict().items() if name != "known"}
 
 
 def test_a_step_is_recorded_once(store: Store, link: Link) -> None:
