@@ -30,7 +30,7 @@ from .corpus import Notes, Shape
 from .corpus_control import CORPUS
 from .killing import Cast, Commits, complete, die, drive, in_child, lose
 from .living import System
-from .matrix import walk
+from .matrix import DATABASES, walk
 from .operations import OPERATIONS, Operation
 
 
@@ -271,5 +271,9 @@ def test_the_corpus_is_killed_often_enough(store: Store) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_an_operation_that_dies(system: System, operation: Operation) -> None:
-    """Wherever that is, and whoever goes on: in the end it is as if nobody had died."""
-    assert walk(system, operation).kills >= 2
+    """Wherever that is, and whoever goes on: in the end it is as if nobody had died.
+
+    Here at every second boundary, those between them on the next database. ``make matrix`` leaves none out.
+    """
+    first = list(DATABASES).index(system.store.dialect.name) % 2
+    assert walk(system, operation, first, every=2).kills >= 1
