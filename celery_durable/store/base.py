@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Row, RowMapping
+from sqlalchemy import Connection, CursorResult, Executable, Row, RowMapping
 
 from ..model import SchemaState
 from .dialects import Dialect, dialect_of, make_engine
@@ -136,25 +136,31 @@ class StoreBase:
             # First, as what was done may be counted: a run that is set aside, say.
             if tries > 1 and self._has_token(connection, values["at_id"], values["token"]):
                 return True
-            return connection.execute(statement, values).rowcount > 0
+            return self._count(connection, statement, values) > 0
 
         return link.run(hand_on)
 
-    @staticmethod
-    def _row(connection: Connection, statement: Executable, **values: Any) -> RowMapping | None:
-        return connection.execute(statement, values).mappings().first()
-
-    @staticmethod
-    def _rows(link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        return link.run(lambda connection: connection.execute(statement, values).all())
-
-    def _count(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> int:
-        """Execute a statement that changes rows; how many."""
+    def _do(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute a statement of ours, once. What is done for each of many values is not for this."""
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = Prepared(statement, self.engine)
-        return prepared.count(connection, values)
+        return prepared.execute(connection, values)
+
+    def _row(self, connection: Connection, statement: Executable, **values: Any) -> RowMapping | None:
+        return self._do(connection, statement, values).mappings().first()
+
+    def _rows(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        return link.run(lambda connection: self._do(connection, statement, values).all())
 
     @staticmethod
-    def _changed(link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:
-        return link.run(lambda connection: connection.execute(statement, values).rowcount > 0)
+    def _found(link: Link, statement: Executable) -> Sequence[Row[Any]]:
+        """What a statement finds that was built for this once."""
+        return link.run(lambda connection: connection.execute(statement).all())
+
+    def _count(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> int:
+        """Execute a statement that changes rows; how many."""
+        return self._do(connection, statement, values).rowcount
+
+    def _changed(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> bool:
+        return link.run(lambda connection: self._count(connection, statement, values) > 0)

@@ -162,7 +162,7 @@ class Ending(Starting, Turns, Events):
         if not answered or caller["status"] != "suspended":
             return Aftermath()
         if status == "completed" and (caller["quorum"] or 0) > 1:
-            connection.execute(self.statements.count_down, {"at_id": parent.run_id})
+            self._do(connection, self.statements.count_down, {"at_id": parent.run_id})
             return Aftermath()
         connection.execute(self.statements.wake_runs, {"ids": [parent.run_id], "due_in": SOON})
         return Aftermath(wake=(parent.run_id,))

@@ -102,7 +102,7 @@ class Events(Recording, Gated, Upkeep):
         while True:
             rows = connection.execute(look, values).all()
             for row in rows:
-                event = StoredEvent(*row)
+                event = StoredEvent(*tuple(row))
                 if _fits(wanted, event):
                     return event
             if len(rows) < limit:
@@ -124,7 +124,7 @@ class Events(Recording, Gated, Upkeep):
                     if not self.record_within(connection, fence, step, lease_until):
                         return False
                     values = {"at_id": fence.run_id, "event": seq, "of_step": step.id}
-                    connection.execute(self.statements.take, values)
+                    self._do(connection, self.statements.take, values)
                 return True
             except IntegrityError:  # as above
                 return self._status_of(connection, fence.run_id, step.id) is not None
@@ -146,8 +146,8 @@ class Events(Recording, Gated, Upkeep):
             with link.atomic(connection):
                 if self._count(connection, self.statements.fence, at_run) != 1:
                     return None
-                connection.execute(self.statements.end_wait, outcome)
-                connection.execute(self.statements.drop_wait, at_step)
+                self._do(connection, self.statements.end_wait, outcome)
+                self._do(connection, self.statements.drop_wait, at_step)
                 values = {"at_id": fence.run_id, "ids": [step.id]}
                 return Record(*connection.execute(self.statements.settled_steps, values).one())
 
@@ -159,8 +159,8 @@ class Events(Recording, Gated, Upkeep):
         """One event by its id."""
 
         def read(connection: Connection) -> StoredEvent | None:
-            row = connection.execute(self.statements.one_event, {"at_id": event_id}).first()
-            return None if row is None else StoredEvent(*row)
+            row = self._do(connection, self.statements.one_event, {"at_id": event_id}).first()
+            return None if row is None else StoredEvent(*tuple(row))
 
         return link.run(read)
 

@@ -252,7 +252,7 @@ class Finding(StoreBase):
         wanted = Filter(task=task, since=since)
         statement = self._newest(wanted, LOOKED_AT_MOST + 1, more=(run.c.status, run.c.started_at, run.c.finished_at))
         assert statement is not None
-        return self._rows(link, statement, {})
+        return self._found(link, statement)
 
     def workload(self, link: Link) -> tuple[RowMapping, Sequence[Any]]:
         """What there is to do, who sweeps, and who executes what."""

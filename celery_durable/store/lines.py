@@ -42,17 +42,17 @@ class Lines(Gated):
         )
         if row is None or row["status"] not in ("pending", "suspended") or not row["due"]:
             return None
-        connection.execute(self.statements.share, {**at_run, "resource": line.resource})
+        self._do(connection, self.statements.share, {**at_run, "resource": line.resource})
         mine = row["queued_at"] or row["now"] + 1
         ahead = {**at_run, "at_resource": line.resource, "at_queued": mine}
-        if connection.execute(self.statements.ahead, ahead).scalar_one() < line.limit:
+        if self._do(connection, self.statements.ahead, ahead).scalar_one() < line.limit:
             return None
         if row["deadline_at"] is not None and row["deadline_at"] <= row["now"]:
             return None  # it is only to be told that its time is up
         waiting_on = f"its turn: {line.limit} runs of {line.resource} are executed at once"
         # A new token: whoever has just sent its message is not to mark that, as the message has been dropped.
         queued = {"due_at": row["deadline_at"], "waiting_on": waiting_on[:500], "token": new_token()}
-        connection.execute(self.statements.queue, {**at_run, **queued})
+        self._do(connection, self.statements.queue, {**at_run, **queued})
         return NotClaimed("queued", why=f"({waiting_on})")
 
     def let_in(self, link: Link, line: Line) -> list[str]:
@@ -62,7 +62,7 @@ class Lines(Gated):
             at_resource = {"at_resource": line.resource}
             with link.atomic(connection):
                 self._shut(connection, "line", line.resource)
-                shares = line.limit - connection.execute(self.statements.at_work, at_resource).scalar_one()
+                shares = line.limit - self._do(connection, self.statements.at_work, at_resource).scalar_one()
                 if shares <= 0:
                     return []
                 first = connection.execute(self.statements.first_in_line, {**at_resource, "limit": shares}).all()

@@ -244,7 +244,7 @@ class Operating(Handing):
         if after is not None:
             at, run_id = after
             statement = statement.where(run.c.created_at >= at, or_(run.c.created_at > at, run.c.id > run_id))
-        return [(row.created_at, row.id) for row in self._rows(link, statement, {})]
+        return [(row.created_at, row.id) for row in self._found(link, statement)]
 
     def for_rehearsal(self, link: Link, run_id: str) -> tuple[RowMapping, list[Any]] | None:
         """All that a pass would be given, if the run has not ended."""
@@ -261,4 +261,4 @@ class Operating(Handing):
         """Those of these task ids that are runs, with their statuses."""
         run = self.tables.run
         statement = select(run.c.id, run.c.status).where(run.c.id.in_(list(ids)), run.c.kind.is_(None))
-        return {row.id: row.status for row in self._rows(link, statement, {})}
+        return {row.id: row.status for row in self._found(link, statement)}

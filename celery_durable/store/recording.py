@@ -57,7 +57,7 @@ class Recording(StoreBase):
             with link.atomic(connection):
                 if self._count(connection, self.statements.fence, at_run) != 1:
                     return False
-                connection.execute(self.statements.update_step, self._settling(fence, step))
+                self._do(connection, self.statements.update_step, self._settling(fence, step))
             return True
         values = self._settling(fence, step) | at_run
         if self._count(connection, self.statements.record_known, values) == 1:
@@ -171,7 +171,7 @@ class Recording(StoreBase):
     def is_held(self, link: Link, fence: Fence) -> bool:
         """Whether the run was paused, or is to be cancelled, and nobody else has had it since."""
         values = {"at_id": fence.run_id, "at_token": fence.token}
-        return link.run(lambda connection: connection.execute(self.statements.held_by, values).first() is not None)
+        return link.run(lambda connection: self._do(connection, self.statements.held_by, values).first() is not None)
 
     def hand_back(
         self, link: Link, fence: Fence, steps: Iterable[StepWrite], marks: Mapping[str, int], patience: float = 0.0
@@ -187,7 +187,7 @@ class Recording(StoreBase):
         def give(connection: Connection) -> tuple[str, str] | None:
             with link.atomic(connection):
                 values = at_run | {"at_token": fence.token, "token": token, "due_in": SOON}
-                if connection.execute(self.statements.hand_back, values).rowcount == 1:
+                if self._do(connection, self.statements.hand_back, values).rowcount == 1:
                     self._write_late(connection, fence, outcomes)
                     seen = [{**at_run, "at_step": step, "place": place} for step, place in marks.items()]
                     if seen:

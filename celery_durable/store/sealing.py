@@ -27,7 +27,7 @@ class Sealed(TypeDecorator[str]):
     """Text that is sealed on its way into the database. Rows written before a codec was set stay readable."""
 
     impl = TypeEngine
-    cache_ok = False
+    cache_ok = True  # an engine is of one store, which has one sealer, and keeps the statements that it has compiled
 
     def __init__(self, impl: TypeEngine[str], sealer: Sealer) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class Sharing(Recording):
     def read_state(self, link: Link, task: str, key: str) -> str | None:
         """A value of a task's state, encoded."""
         values = {"at_task": task, "at_key": key}
-        return link.run(lambda connection: connection.execute(self.statements.read_state, values).scalar())
+        return link.run(lambda connection: self._do(connection, self.statements.read_state, values).scalar())
 
     def states_of(self, link: Link, task: str) -> list[RowMapping]:
         """All of a task's state."""
@@ -62,7 +62,7 @@ class Sharing(Recording):
                     if self._count(connection, self.statements.fence, at_run) != 1:
                         return None
                     connection.execute(self.statements.lock_state, at_key)
-                    new = change(connection.execute(self.statements.read_state, at_key).scalar())
+                    new = change(self._do(connection, self.statements.read_state, at_key).scalar())
                     done = step._replace(result=new.result)
                     self._write_steps(connection, fence, [done])
                     self._put(connection, at_key, new)
@@ -98,7 +98,7 @@ class Sharing(Recording):
     def report(self, link: Link, fence: Fence, text: str, lease_until: int, patience: float = 0.0) -> bool:
         """Keep what ``step.set_progress`` says. ``False``: the lease is lost."""
         values = {"at_id": fence.run_id, "at_token": fence.token, "reported": text, "lease_until": lease_until}
-        return link.run(lambda connection: connection.execute(self.statements.report, values).rowcount == 1, patience)
+        return link.run(lambda connection: self._do(connection, self.statements.report, values).rowcount == 1, patience)
 
     def keep_log(self, link: Link, run_id: str, lines: Iterable[LogLine]) -> None:
         """Keep what a run's logger was told. A line that is said again in the same place is kept once."""

@@ -173,9 +173,9 @@ class Starting(Lines):
         statements, run_id, token = self.statements, values["at_id"], values["token"]
         row: RowMapping | None
         if self.dialect.update_returning:
-            row = connection.execute(statements.claim, values).mappings().first()
+            row = self._do(connection, statements.claim, values).mappings().first()
         else:
-            taken = connection.execute(statements.claim, values).rowcount
+            taken = self._do(connection, statements.claim, values).rowcount
             row = self._row(connection, statements.claimed, at_id=run_id, token=token) if taken else None
         if row is None:
             other = self._not_claimable(connection, values)
@@ -185,7 +185,7 @@ class Starting(Lines):
             if row is None:
                 return NotClaimed("running")
         with link.lingering():
-            steps = connection.execute(statements.history, {"at_id": run_id}).all()
+            steps = self._do(connection, statements.history, {"at_id": run_id}).all()
         return self._make_claim(run_id, token, row, steps)
 
     def _not_claimable(self, connection: Connection, values: Mapping[str, Any]) -> Outcome | NotClaimed | None:
@@ -196,7 +196,7 @@ class Starting(Lines):
         if row["token"] == values["token"]:
             return None
         if row["status"] in FINISHED:
-            if connection.execute(self.statements.claim_delivery, values).rowcount:
+            if self._do(connection, self.statements.claim_delivery, values).rowcount:
                 fence = Fence(values["at_id"], values["token"])
                 return Outcome(fence, row["task"], row["status"], row["result"], row["error"])
             return NotClaimed(row["status"])

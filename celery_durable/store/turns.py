@@ -58,7 +58,7 @@ class Turns(Recording, Gated):
     def _is_free(self, connection: Connection, name: str, run_id: str, step_id: str) -> bool:
         """Whether nobody else has it, or stands in line for it. Behind its gate."""
         values = {"at_name": name, "at_id": run_id, "at_step": step_id}
-        return connection.execute(self.statements.others_in_line, values).first() is None
+        return self._do(connection, self.statements.others_in_line, values).first() is None
 
     def give_back(
         self, link: Link, fence: Fence, step: StepWrite, of_step: str, lease_until: int, patience: float = 0.0
@@ -97,7 +97,7 @@ class Turns(Recording, Gated):
             with link.atomic(connection):
                 self._shut(connection, "turn", name)
                 at_name = {"at_name": name}
-                if connection.execute(self.statements.held, at_name).first() is not None:
+                if self._do(connection, self.statements.held, at_name).first() is not None:
                     return None
                 connection.execute(self.statements.forget_holders, at_name)
                 waiting = connection.execute(self.statements.in_line_for, {**at_name, "limit": _IN_LINE}).all()

@@ -189,15 +189,15 @@ class Upkeep(StoreBase):
         values = {"at_name": name, "holder": holder, "lease": lease}
 
         def take(connection: Connection) -> bool:
-            if connection.execute(self.statements.lease_take, values).rowcount:
+            if self._do(connection, self.statements.lease_take, values).rowcount:
                 return True
-            return connection.execute(self.statements.lease_make, values).rowcount == 1
+            return self._do(connection, self.statements.lease_make, values).rowcount == 1
 
         return link.run(take)
 
     def lease_left(self, link: Link, name: str) -> int:
         """For how many microseconds somebody has a lease; none, or less, where it can be taken."""
-        left = link.run(lambda connection: connection.execute(self.statements.lease_left, {"at_name": name}).scalar())
+        left = link.run(lambda connection: self._do(connection, self.statements.lease_left, {"at_name": name}).scalar())
         return 0 if left is None else int(left)
 
     def drop_lease(self, link: Link, name: str, holder: str) -> None:
@@ -246,7 +246,7 @@ class Upkeep(StoreBase):
         return [row.id for row in self._rows(link, self.statements.get_children, {"at_id": run_id})]
 
     def now(self, link: Link) -> int:
-        return int(link.run(lambda connection: connection.execute(self.statements.now).scalar_one()))
+        return int(link.run(lambda connection: self._do(connection, self.statements.now, {}).scalar_one()))
 
 
 def _named(fences: Iterable[Fence]) -> dict[str, Any]:
