@@ -30,6 +30,10 @@ class CannotStart(Exception):
     """What is missing, and what to do about it."""
 
 
+class NoBroker(CannotStart):
+    """It is all that has to be there already."""
+
+
 class Program:
     """A process with a log, told to end as Ctrl-C would."""
 
@@ -39,7 +43,7 @@ class Program:
         self._port = port
         self._command = [sys.executable, "-m", *arguments]
         self._environment = os.environ | environment
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes]  # once it is started
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -55,7 +59,7 @@ class Program:
 
     @property
     def ended(self) -> bool:
-        return self.process is None or self.process.poll() is not None
+        return self.process.poll() is not None
 
     def ready(self) -> bool:
         if self.ended:
@@ -63,8 +67,6 @@ class Program:
         return self._port is None or answers(self._port)
 
     def stop(self) -> None:
-        if self.process is None:
-            return
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -101,13 +103,15 @@ class LocalShop:
         # One process, so that one SIGKILL ends all of it. In production leave the pool to Celery.
         worker += ["--pool", "threads", "--without-gossip", "--without-mingle", "--hostname", f"worker-{port}@%h"]
         self.worker = self._program("worker", None, worker)
-        self.programs = [
+        self.services = [
             self._program("payments", payments, flask_site(f"{HERE}.services.payments", payments)),
             self._program("mailbox", mailbox, flask_site(f"{HERE}.services.mailbox", mailbox)),
-            self.worker,
-            self._program("django", django, [f"{HERE}.manage", "runserver", "--noreload", str(django)]),
+        ]
+        self.sites = [
+            self._program("django", django, ["example_project.manage", "runserver", "--noreload", str(django)]),
             self._program("flask", flask, flask_site(f"{HERE}.storefront", flask)),
         ]
+        self._started: list[Program] = []
 
     def _program(self, name: str, port: int | None, arguments: list[str]) -> Program:
         return Program(name, port, arguments, self.folder, self.environment)
@@ -115,24 +119,31 @@ class LocalShop:
     def start(self) -> None:
         for port in self.ports:
             if answers(port):
-                raise CannotStart(f'something is listening at port {port}: choose others, make example ARGS="--port ..."')
+                raise CannotStart(
+                    f'something is listening at port {port}: choose others, make example ARGS="--port ..."'
+                )
         self._check_broker()
+        self._start(self.services)  # which need no tables
         self._set_up()
-        for program in self.programs:
+        self._start([self.worker, *self.sites])
+        wait_for(lambda: all(program.ready() for program in self._started), "all have started")
+
+    def _start(self, programs: list[Program]) -> None:
+        for program in programs:
             program.start()
-        wait_for(lambda: all(program.ready() for program in self.programs), "all have started")
+            self._started.append(program)
 
     def _check_broker(self) -> None:
         place = urlsplit(self.broker)
         host, port = place.hostname or "127.0.0.1", place.port or {"redis": 6379, "amqp": 5672}.get(place.scheme, 0)
         if not answers(port, host):
-            raise CannotStart(
+            raise NoBroker(
                 f"no broker answers at {host}:{port}. Start Redis (redis-server), or say where a broker is:\n"
                 "SHOP_BROKER_URL=redis://host:6379/0, or SHOP_BROKER_URL=amqp://user:password@host:5672//"
             )
 
     def _set_up(self) -> None:
-        command = [sys.executable, "-m", f"{HERE}.manage", "set_up_shop"]
+        command = [sys.executable, "-m", "example_project.manage", "set_up_shop"]
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | self.environment, capture_output=True, text=True, check=False
         )
@@ -141,16 +152,18 @@ class LocalShop:
 
     def supervise(self) -> None:
         """Start the worker again if it has ended. The sites and services are no part of what is shown here."""
-        for program in self.programs:
+        for program in self._started:
             if program.ended and program is not self.worker:
                 program.ready()
         if self.worker.ended:
-            print(f"The worker has ended ({reason(self.worker.process.returncode)}). Another one is started.", flush=True)
+            print(
+                f"The worker has ended ({reason(self.worker.process.returncode)}). Another one is started.", flush=True
+            )
             self.worker.start()
             print(f"The worker is the process {self.worker.process.pid}.", flush=True)
 
     def stop(self) -> None:
-        for program in reversed(self.programs):
+        for program in reversed(self._started):
             program.stop()
         if self.broker.startswith("redis:"):  # what is under way is in the database, and nothing of ours stays here
             prefix = self.environment.get("SHOP_REDIS_PREFIX", "webshop:")

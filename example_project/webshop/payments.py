@@ -1,4 +1,4 @@
-"""The payment service's client. Each request has the step's idempotency key: however often it is sent, it counts once."""
+"""The payment service's client. A request has its step's idempotency key: however often it is sent, it counts once."""
 
 from __future__ import annotations
 

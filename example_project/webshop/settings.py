@@ -84,6 +84,7 @@ ROOT_URLCONF = "example_project.webshop.urls"
 STATIC_URL = "/static/"
 LOGIN_URL = "admin:login"
 USE_TZ = True
+TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 EMAIL_HOST, _, _port = env("SMTP", "127.0.0.1:8004").partition(":")
 EMAIL_PORT = int(_port)

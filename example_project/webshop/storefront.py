@@ -13,7 +13,6 @@ import django
 from flask import Flask, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Column, DateTime, Integer, Numeric, String, func, select
 from sqlalchemy.exc import IntegrityError
 
 from celery_durable import Durable, RunNotFound, StartConflict, WrongStatus
@@ -39,17 +38,17 @@ class Product(db.Model):  # type: ignore[name-defined]
     """Django's table."""
 
     __tablename__ = "webshop_product"
-    sku = Column(String, primary_key=True)
-    name = Column(String)
-    price = Column(Numeric(8, 2))
-    stock = Column(Integer)
+    sku = db.Column(db.String, primary_key=True)
+    name = db.Column(db.String)
+    price = db.Column(db.Numeric(8, 2))
+    stock = db.Column(db.Integer)
 
 
 class PlacedOrder(db.Model):  # type: ignore[name-defined]
     __tablename__ = "storefront_order"
-    id = Column(String(40), primary_key=True)
-    placed_at = Column(DateTime, nullable=False, server_default=func.now())
-    what = Column(String(200), nullable=False)
+    id = db.Column(db.String(40), primary_key=True)
+    placed_at = db.Column(db.DateTime, nullable=False, server_default=db.func.now())
+    what = db.Column(db.String(200), nullable=False)
 
 
 def create_tables() -> None:
@@ -59,8 +58,8 @@ def create_tables() -> None:
 
 @site.get("/")
 def shelf() -> ResponseReturnValue:
-    products = db.session.scalars(select(Product).order_by(Product.sku)).all()
-    placed = db.session.scalars(select(PlacedOrder).order_by(PlacedOrder.placed_at.desc()).limit(10)).all()
+    products = db.session.scalars(db.select(Product).order_by(Product.sku)).all()
+    placed = db.session.scalars(db.select(PlacedOrder).order_by(PlacedOrder.placed_at.desc()).limit(10)).all()
     return render_template("storefront/shelf.html", products=products, placed=placed, status_of=status_of, new_id=uuid4)
 
 

@@ -39,8 +39,10 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         try:
             onboard.apply_async((given["email"], given["name"]), task_id=str(given["run"]))
         except StartConflict:
-            form = SignUp(initial={"name": given["name"], "email": given["email"]})
-            form.add_error(None, "This form was sent before, with another name or address: please send it again.")
+            form = SignUp({**request.POST.dict(), "run": uuid.uuid4()})
+            form.add_error(
+                None, "This form was sent before, with another name or address. Send it again if you mean it."
+            )
         else:
             return redirect("signed-up")
     return render(request, "webshop/sign_up.html", {"form": form})

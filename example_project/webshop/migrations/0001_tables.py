@@ -19,7 +19,6 @@ def stock_up(apps, schema_editor):
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies = []
     operations = [
         migrations.CreateModel(
             "Customer",

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def once(asked: Any, act: Callable[[Any], Any]) -> ResponseReturnValue:
 
 def charged(asked: Any) -> Any:
     charge_state = "pending" if state["behaviour"] == "pending" else "paid"
-    charges.append({"id": f"ch_{len(charges) + 1}", "state": charge_state, **asked})
+    charges.append({"id": f"ch_{secrets.token_hex(4)}", "state": charge_state, **asked})
     return {"id": charges[-1]["id"], "state": charge_state}
 
 

@@ -21,14 +21,14 @@ class Line(BaseModel):
     total: Decimal
 
 
-@app.task
+@app.task(name="shop.sales_of")
 def sales_of(sku: str) -> dict[str, Any]:
     """An ordinary Celery task; its answer comes back without a result backend."""
     found = Sale.objects.filter(product=sku).aggregate(sold=Sum("quantity"), total=Sum("total"))
-    return {"sku": sku, "sold": found["sold"] or 0, "total": str(found["total"] or 0)}
+    return {"sku": sku, "sold": found["sold"] or 0, "total": f"{found['total'] or 0:.2f}"}
 
 
-@app.task(base=DurableTask)
+@app.task(base=DurableTask, name="shop.report_sales")
 def report_sales() -> list[Line]:
     skus = step.run("products", list_skus)
     with step.parallel() as p:

@@ -10,7 +10,7 @@ from .. import mails
 from ..celery import app
 
 
-@app.task(base=DurableTask, triggers=[on_event("customer.joined")])
+@app.task(base=DurableTask, name="shop.follow_up_trial", triggers=[on_event("customer.joined")])
 def follow_up_trial(event: Event) -> str:
     customer = event.payload["customer"]
     step.sleep("three-days", 3 * settings.DAY)  # a row in the database: no worker, no message, no memory

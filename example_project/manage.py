@@ -1,4 +1,4 @@
-"""Django's command line: ``python -m example_project.webshop.manage``."""
+"""Django's command line: ``python -m example_project.manage``."""
 
 from __future__ import annotations
 
