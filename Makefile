@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 help:
 	@echo "make demo     three orders, two workers, and one of them is killed"
-	@echo "make example  run the example shop on this machine: two sites, a worker, mails (needs Redis or RabbitMQ)"
+	@echo "make example  run the example shop on this machine: two sites, a worker, mails (needs a broker)"
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
 	@echo "make chaos    real workers under ten minutes of trouble with each broker and database (ARGS=... goes to it)"
 	@echo "make matrix   kill every operation at each of its statements, and write docs/reliability.md"

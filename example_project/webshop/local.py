@@ -16,10 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from redis import Redis
+from redis import Redis, RedisError
 
 HERE = "example_project.webshop"
 ROOT = Path(__file__).parents[2]
@@ -165,11 +166,15 @@ class LocalShop:
     def stop(self) -> None:
         for program in reversed(self._started):
             program.stop()
-        if self.broker.startswith("redis:"):  # what is under way is in the database, and nothing of ours stays here
-            prefix = self.environment.get("SHOP_REDIS_PREFIX", "webshop:")
-            with Redis.from_url(self.broker) as client:
-                for key in client.scan_iter(f"{prefix}*"):
-                    client.delete(key)
+        if self._started and self.broker.startswith("redis:"):
+            self._clear_redis()
+
+    def _clear_redis(self) -> None:
+        """What is under way is in the database, and nothing of ours stays in a Redis that may have other users."""
+        prefix = self.environment.get("SHOP_REDIS_PREFIX", "webshop:")
+        with suppress(RedisError), Redis.from_url(self.broker) as client:
+            for key in client.scan_iter(f"{prefix}*"):
+                client.delete(key)
 
 
 def flask_site(module: str, port: int) -> list[str]:

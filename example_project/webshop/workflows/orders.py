@@ -21,9 +21,9 @@ ASK_ABOVE = Decimal(100)
 
 class Order(BaseModel):
     id: str
-    email: str
+    email: str = Field(pattern=r"^[^@\s]+@[^@\s]+$", max_length=100)
     sku: str
-    quantity: int = Field(gt=0)
+    quantity: int = Field(gt=0, le=1000)
     price: Decimal
 
     @property
