@@ -25,12 +25,21 @@ def sign_up(env: DurableEnv, client: Client, run: str, name: str = "Ada") -> Any
     return answer
 
 
-def test_a_sign_up_sends_a_link_that_asks_first(client: Client, durable_env: DurableEnv, mailoutbox: list[Any]) -> None:
+def test_a_sign_up_is_confirmed_by_its_mail(
+    client: Client, durable_env: DurableEnv, mailoutbox: list[Any], django_capture_on_commit_callbacks: Any
+) -> None:
     run = str(uuid.uuid4())
     assert sign_up(durable_env, client, run).status_code == 302
     (link,) = re.findall(r"http://[^/]+(/verify/\S+)", mailoutbox[0].body)
     assert "Is this you, Ada?" in client.get(link).text
     durable_env.run(run).assert_status("suspended")  # a mail program that opens the link is not the customer
+
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(link)
+        client.post(link)
+    durable_env.run(run).assert_completed("unlocked")
+    assert "your account is open" in client.get(link).text
+    assert len(durable_env.durable.events(name="email.verified")) == 1
 
 
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)
