@@ -62,9 +62,12 @@ class Program:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def ready(self) -> bool:
+    def check(self) -> None:
         if self.ended:
             raise CannotStart(f"{self.name} has ended. The end of {self.log}:\n{self.log.read_text()[-2000:]}")
+
+    def ready(self) -> bool:
+        self.check()
         return self._port is None or answers(self._port)
 
     def stop(self) -> None:
@@ -152,16 +155,13 @@ class LocalShop:
             raise CannotStart(f"the tables can't be made:\n{done.stdout}{done.stderr[-2000:]}")
 
     def supervise(self) -> None:
-        """Start the worker again if it has ended. The sites and services are no part of what is shown here."""
+        """Start the worker again if it was told to end, or killed. Whatever ends by itself ends all of it."""
         for program in self._started:
-            if program.ended and program is not self.worker:
-                program.ready()
-        if self.worker.ended:
-            print(
-                f"The worker has ended ({reason(self.worker.process.returncode)}). Another one is started.", flush=True
-            )
-            self.worker.start()
-            print(f"The worker is the process {self.worker.process.pid}.", flush=True)
+            if program is self.worker and program.ended and program.process.returncode <= 0:
+                print(f"The worker has ended ({reason(program.process.returncode)}).", flush=True)
+                program.start()
+                print(f"Another one is started: the process {program.process.pid}.", flush=True)
+            program.check()
 
     def stop(self) -> None:
         for program in reversed(self._started):
@@ -202,7 +202,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def reason(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"code {code}"
+    return signal.Signals(-code).name if code < 0 else "it was told to"
 
 
 def keys(file: Path) -> dict[str, str]:
@@ -258,5 +258,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # kill ends all of it, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # they end all of it, as Ctrl-C does
     sys.exit(main())

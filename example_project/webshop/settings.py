@@ -12,8 +12,6 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-HERE = Path(__file__).parent
-
 
 def env(name: str, default: str) -> str:
     return os.environ.get(f"SHOP_{name}") or default
@@ -37,7 +35,7 @@ def django_database(url: str) -> dict[str, Any]:
 
 # -- The shop's own
 
-DATABASE_URL = env("DATABASE_URL", "sqlite:///webshop.db")
+DATABASE_URL = env("DATABASE_URL", f"sqlite:///{Path('webshop.db').resolve()}")
 SITE_URL = env("SITE_URL", "http://127.0.0.1:8000")  # Django, as the links in mails name it
 PAYMENTS_URL = env("PAYMENTS_URL", "http://127.0.0.1:8002")
 STAFF_PASSWORD = env("STAFF_PASSWORD", "")  # of "staff", in the admin and in Flask's console; without one nobody is
