@@ -74,7 +74,7 @@ def emit_by(
 
         joined = join(runtime.store, session)
         if joined.is_elsewhere:
-            joined.after_commit(partial(emit_by, app, name, payload, key=key, event_id=new_id))
+            joined.after_commit(partial(emit_by, app, name, payload, key=key, event_id=new_id, deed=deed))
             return EventReceipt(id=new_id)
         emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE, deed)
         if emitted:
