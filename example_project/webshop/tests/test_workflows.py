@@ -104,6 +104,18 @@ def test_a_refused_card_undoes_all_that_was_done(durable_env: DurableEnv, mailou
     assert subjects(mailoutbox) == ["Your order came to nothing"]
 
 
+def test_a_refund_is_tried_until_it_works(durable_env: DurableEnv, mailoutbox: list[Any]) -> None:
+    durable_env.mock(payments.charge, raises=NonRetryable("no answer"))
+    refund = durable_env.mock(payments.refund, side_effect=[*[ConnectionError("503")] * 9, 1])
+    run = durable_env.start(process_order, SEEDS)
+    run.assert_waiting_on("attempt 2 of step 'refund'")
+    assert mailoutbox == [], "nobody is told that it was paid back before it is"
+    durable_env.run_until_idle()
+    run.assert_failed("no answer")
+    assert refund.call_count == 10
+    assert subjects(mailoutbox) == ["Your order came to nothing"]
+
+
 def test_a_pending_charge_waits_for_the_payment_service(durable_env: DurableEnv, mailoutbox: list[Any]) -> None:
     durable_env.mock(payments.charge, returns=Charge(id="ch_1", state="pending"))
     run = durable_env.start(process_order, SEEDS)

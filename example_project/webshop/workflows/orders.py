@@ -17,6 +17,7 @@ from ..celery import app
 from ..models import Product, Sale
 
 ASK_ABOVE = Decimal(100)
+UNTIL_IT_WORKS = Retry(max_attempts=1000, delay="1s", max_delay="10m")
 
 
 class Order(BaseModel):
@@ -51,7 +52,7 @@ def process_order(order: Order) -> str:
     if order.total > ASK_ABOVE:
         ask(order)
     # Before the charge: it may have gone through though its answer was lost.
-    step.on_rollback("refund", payments.refund, order.id)
+    step.options(retry=UNTIL_IT_WORKS).on_rollback("refund", payments.refund, order.id)
     charge = step.run("charge", payments.charge, order.id, order.total)
     if charge.state == "pending":  # the payment service calls back, at the door of storefront.py
         step.wait_for_event("settled", "payment.settled", key=order.id, timeout=settings.DAY, on_timeout="fail")
