@@ -12,10 +12,11 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test chaos matrix fuzz check docs pictures bench clean
+.PHONY: help demo example test chaos matrix fuzz check docs pictures bench clean
 
 help:
-	@echo "make demo     run the example project"
+	@echo "make demo     three orders, two workers, and one of them is killed"
+	@echo "make example  run the example shop on this machine: two sites, a worker, mails (needs a broker)"
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
 	@echo "make chaos    real workers under ten minutes of trouble with each broker and database (ARGS=... goes to it)"
 	@echo "make matrix   kill every operation at each of its statements, and write docs/reliability.md"
@@ -28,6 +29,9 @@ help:
 
 demo: $(VENV)/.base
 	@$(BIN)/python -m example_project.demo $(ARGS)
+
+example: $(VENV)/.dev
+	@exec $(BIN)/python -m example_project.webshop.local $(ARGS)
 
 # Half of the tests wait for workers and brokers: three processes share two cores. A test file stays in one of them.
 test: $(VENV)/.dev
@@ -60,7 +64,7 @@ fuzz: $(VENV)/.dev
 	@$(BIN)/python -m tests.fuzz $(TARGET) $(SECONDS)
 
 clean:
-	@rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
+	@rm -rf $(VENV) .example build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

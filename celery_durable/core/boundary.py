@@ -104,13 +104,16 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
 
 
 class Signature:
-    """The boundaries of one function: its parameters by name, and its result."""
+    """The boundaries of one function: its parameters by name, and its result.
 
-    __slots__ = ("_bound", "_parameters", "_signature", "result", "typed")
+    The first ``skipped`` parameters are given by others than who calls it: a method's object, a transaction's session.
+    """
 
-    def __init__(self, fn: Callable[..., Any], bound: bool = False) -> None:
+    __slots__ = ("_parameters", "_signature", "_skipped", "result", "typed")
+
+    def __init__(self, fn: Callable[..., Any], skipped: int = 0) -> None:
         hints = hints_of(fn)
-        self._bound = bound
+        self._skipped = skipped
         self.result = Boundary(hints.pop("return", Any))
         self._parameters = {name: Boundary(hint) for name, hint in hints.items()}
         self.typed = bool(self._parameters)
@@ -166,7 +169,7 @@ class Signature:
                 rest = parameter.name
             elif parameter.kind is parameter.VAR_KEYWORD:
                 others = parameter.name
-        return names[1:] if self._bound else names, rest, others
+        return names[self._skipped :], rest, others
 
 
 def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
@@ -190,17 +193,18 @@ def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
 _UNANNOTATED = Signature(lambda: None)
 
 
-def signature_of(fn: Callable[..., Any]) -> Signature:
-    """The boundaries of a function, made once for it."""
+def signature_of(fn: Callable[..., Any], handed: int = 0) -> Signature:
+    """The boundaries of a function, made once for it. ``handed`` is how many arguments it is given before its own."""
     function = getattr(fn, "__func__", fn)
     if getattr(function, "__annotations__", None) == {} and not hasattr(function, "__wrapped__"):
         return _UNANNOTATED
+    skipped = handed + (function is not fn)
     try:
-        return _cached_signature(function, function is not fn)
+        return _cached_signature(function, skipped)
     except TypeError:  # a callable object that can't be hashed
-        return Signature(function, function is not fn)
+        return Signature(function, skipped)
 
 
 @lru_cache(maxsize=4096)
-def _cached_signature(fn: Callable[..., Any], bound: bool) -> Signature:
-    return Signature(fn, bound)
+def _cached_signature(fn: Callable[..., Any], skipped: int) -> Signature:
+    return Signature(fn, skipped)

@@ -49,7 +49,7 @@ class Work(NamedTuple):
         return f"{getattr(self.fn, '__module__', '')}.{name}"[:255] if name else None
 
     def signature(self) -> Signature:
-        return signature_of(self.fn)
+        return signature_of(self.fn, handed=self.kind == "transaction")  # its session comes first
 
     def result(self) -> Boundary:
         """Where the function's value crosses: ``returns`` wins over the annotation."""

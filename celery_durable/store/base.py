@@ -44,6 +44,8 @@ class StoreBase:
     """The durable record of one application."""
 
     steady = Steady()
+    stands_in = False
+    """Whether it takes the place of the app's own database, in a test: then no transaction of the app's is on it."""
 
     def __init__(
         self,

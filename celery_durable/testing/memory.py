@@ -72,6 +72,8 @@ class MemoryLink(Link):
 class MemoryStore(Store):
     """One connection, so one thing at a time: the environment calls no two functions at once."""
 
+    stands_in = True
+
     def __init__(self) -> None:
         super().__init__("sqlite://")
         self.clock = Clock(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -72,6 +73,9 @@ def emit_by(
         from .joining import join  # SQLAlchemy's sessions: whoever gives one has imported them
 
         joined = join(runtime.store, session)
+        if joined.is_elsewhere:
+            joined.after_commit(partial(emit_by, app, name, payload, key=key, event_id=new_id, deed=deed))
+            return EventReceipt(id=new_id)
         emitted = runtime.store.emit_within(joined.execute, event, EVENT_GRACE, deed)
         if emitted:
             joined.after_commit(lambda: announce(app, new_id, name, key))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
@@ -28,10 +28,14 @@ _MOMENT = 0.05
 class Joined(Protocol):
     """A transaction of the caller's."""
 
+    is_elsewhere: bool
+    """Whether it is on the app's database while a test keeps the records in memory: what would be written in it is then
+    recorded after it has committed."""
+
     def execute(self, statement: Any, values: Any) -> Any:
         """Do a statement of ours in it."""
 
-    def after_commit(self, action: Callable[[], None]) -> None:
+    def after_commit(self, action: Callable[[], object]) -> None:
         """Do something once it has committed; never, if it does not."""
 
 
@@ -60,7 +64,9 @@ class JoinedConnection:
 
     def __init__(self, store: Store, connection: Connection) -> None:
         store.prepare()
-        _check(store, connection)
+        self.is_elsewhere = store.stands_in and connection.engine is not store.engine
+        if not self.is_elsewhere:
+            _check(store, connection)
         self._connection = connection
 
     def execute(self, statement: Any, values: Any) -> Any:
@@ -69,15 +75,21 @@ class JoinedConnection:
         except DBAPIError as error:
             raise explain(error, self._connection.engine) from error
 
-    def after_commit(self, action: Callable[[], None]) -> None:
+    def after_commit(self, action: Callable[[], object]) -> None:
         """SQLAlchemy tells of a connection's commit only before it is done: a moment later, then.
 
         Where that is too early the action finds nothing, and the sweeper does it.
         """
+        if self.is_elsewhere:
+            self._connection.execute(select(1))  # nothing was written in it that would have begun a transaction
         transaction = self._connection.get_transaction()
 
         def committing(connection: Connection) -> None:
-            if connection.get_transaction() is transaction:
+            if connection.get_transaction() is not transaction:
+                return
+            if self.is_elsewhere:
+                action()  # a test has one thread
+            else:
                 threading.Timer(_MOMENT, action).start()
 
         event.listen(self._connection, "commit", committing, once=True)
@@ -90,7 +102,7 @@ class JoinedSession(JoinedConnection):
         super().__init__(store, session.connection())
         self._session = session
 
-    def after_commit(self, action: Callable[[], None]) -> None:
+    def after_commit(self, action: Callable[[], object]) -> None:
         if isinstance(self._session.get_bind(), Connection):
             # In a transaction that somebody else has begun, such as that of step.transaction: what the session
             # commits is a part of it.
@@ -107,7 +119,7 @@ class JoinedSession(JoinedConnection):
 class _Actions:
     """What a session has to do after its transaction."""
 
-    waiting: list[Callable[[], None]] = field(default_factory=list)
+    waiting: list[Callable[[], object]] = field(default_factory=list)
     committed: bool = False
 
 

@@ -27,7 +27,8 @@ class JoinedDjango(Joined):
     """The transaction of a Django connection; each statement for itself where there is none."""
 
     def __init__(self, store: Store, connection: Any) -> None:
-        if not is_durable(store, connection):
+        self.is_elsewhere = store.stands_in
+        if not (self.is_elsewhere or is_durable(store, connection)):
             raise ConfigurationError(
                 f"the Django database {connection.alias!r} is {url_of(connection).render_as_string()}, and the durable "
                 f"database is {store.engine.url.render_as_string()}: only what is written to one database commits "
@@ -40,7 +41,7 @@ class JoinedDjango(Joined):
     def execute(self, statement: Any, values: Any) -> Any:
         return self._execute(statement, values)
 
-    def after_commit(self, action: Callable[[], None]) -> None:
+    def after_commit(self, action: Callable[[], object]) -> None:
         self._connection.on_commit(action)
 
 
@@ -56,6 +57,9 @@ def _durable_alias(store: Store) -> str | None:
 def _current(store: Store, using: str | None) -> Any:
     """The Django connection by which to write in the current transaction, if that is on the durable database."""
     connections = django_db().connections
+    if store.stands_in:
+        open_ones = [connection for connection in connections.all() if connection.in_atomic_block]
+        return connections[using] if using else next(iter(open_ones), connections["default"])
     alias = using or _durable_alias(store)
     if alias is None or not is_durable(store, connections[alias]):
         return None

@@ -168,8 +168,9 @@ class DurableTask(Task):
             if runtime.store.start_within(joined.execute, run):
                 joined.after_commit(execute)
         elif joined is None:
-            if self._record(runtime, run) and ahead:
-                self._send_first(run, producer, options)
+            self._start(runtime, run, ahead, producer, options)
+        elif joined.is_elsewhere:
+            joined.after_commit(partial(self._start, runtime, run, ahead, None, options))
         elif runtime.store.start_within(joined.execute, run) and ahead:
             joined.after_commit(lambda: self._send_committed(run, options))
         return self.AsyncResult(run.id)
@@ -206,6 +207,10 @@ class DurableTask(Task):
             **by,
         )
         return run, ahead
+
+    def _start(self, runtime: Runtime, run: NewRun, ahead: bool, producer: Any, options: dict[str, Any]) -> None:
+        if self._record(runtime, run) and ahead:
+            self._send_first(run, producer, options)
 
     def _record(self, runtime: Runtime, run: NewRun) -> bool:
         try:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pages() -> list[str]:
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [ROOT / "README.md", ROOT / "example_project/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     names = [page.relative_to(ROOT).as_posix() for page in found if page.exists()]
     return [name for name in names if not name.startswith("docs/_build/")]
 

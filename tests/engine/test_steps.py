@@ -373,6 +373,10 @@ class Till:
         assert isinstance(charge, Charge)
         return charge.amount
 
+    def keep(self, session: Any, charge: Charge, note: str) -> Decimal:
+        assert isinstance(charge, Charge)
+        return charge.amount
+
 
 def test_values_are_what_the_annotations_say_in_every_pass(started: Started) -> None:
     seen: list[Any] = []
@@ -394,6 +398,23 @@ def test_values_are_what_the_annotations_say_in_every_pass(started: Started) -> 
     assert second[0] == Charge(id="Road", amount=Decimal("1.50"))
     assert second[2] == {1: (Decimal(1), {2})}
     assert type(second[3][0]) is Charge
+
+
+def test_the_session_of_a_transaction_is_no_argument_of_the_step(started: Started) -> None:
+    """The annotations of its function had counted from the session: each was that of the argument before."""
+
+    def keep(session: Any, charge: Charge, number: int, note: str) -> Decimal:
+        assert isinstance(charge, Charge)
+        return charge.amount * number + len(note)
+
+    def body() -> list[Decimal]:
+        charge = Charge(id="c", amount=Decimal("1.50"))
+        return [
+            step.transaction("function", keep, charge, 2, "note"),
+            step.transaction("method", Till().keep, charge, note="note"),
+        ]
+
+    assert started(body).value() == [Decimal("7.00"), Decimal("1.50")]
 
 
 def test_what_is_done_to_a_steps_arguments_and_result_is_not_seen(started: Started) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from celery_durable import EventTimeout, Retry, RunNotFound, StartConflict, step
 from celery_durable.testing import DurableEnv
@@ -288,6 +291,27 @@ def test_emitting_before_anything_is_started_needs_the_app(durable: Declare, app
         env.emit("paid", 1, key="k")
         run = env.start(app.tasks["waiter"])
         run.assert_status("suspended")  # an event from before its start is not for it
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["session", "connection"])
+def test_what_commits_with_rows_of_the_apps_is_there_after_the_commit(
+    env: DurableEnv, durable: Declare, tmp_path: Path, bare: bool
+) -> None:
+    """It had been refused: the records of a test are in memory, and so on another database than the session."""
+    task = durable(waits(), name="waiter")
+    env.start(task, "other")
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    with engine.connect() if bare else Session(engine) as session:
+        task.apply_async(("k",), task_id="rolled-back", session=session)
+        env.durable.emit("paid", "rolled back", key="other", session=session)
+        session.rollback()
+        task.apply_async(("k",), task_id="committed", session=session)
+        receipt = env.durable.emit("paid", "committed", key="other", session=session)
+        assert [run.id for run in env.runs if run.id == "committed"] == []
+        session.commit()
+    assert [run.record.args for run in env.runs] == [["other"], ["k"]]
+    assert env.runs[0].result == "committed"
+    assert env.durable.event(receipt.id).woke == (env.runs[0].id,)
 
 
 @pytest.mark.parametrize(("on_timeout", "status"), [("none", "completed"), ("fail", "failed"), ("cancel", "cancelled")])

@@ -1,0 +1,1 @@
+"""test_live.py needs a broker, the others need nothing."""
