@@ -40,11 +40,12 @@ class Workers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._restarts = 2
 
     def start(self, name: str) -> None:
         command = [sys.executable, "-m", "celery", "-A", "example_project.shop", "worker", "--hostname", f"{name}@shop"]
         command += ["--concurrency", "1", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-        log = (self._folder / f"{name}.log").open("wb")
+        log = (self._folder / f"{name}.log").open("ab")
         self._processes[name] = subprocess.Popen(
             command, stdout=log, stderr=log, env=os.environ | {"SHOP_WORKER": name}, start_new_session=True
         )
@@ -56,9 +57,15 @@ class Workers:
         process.wait()
 
     def check(self) -> None:
-        for name, process in self._processes.items():
-            if process.poll() is not None:
+        """Start a worker again that has ended by itself, as a supervisor does: Kombu's file broker ends one that finds
+        a message half written."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is None:
+                continue
+            if not self._restarts:
                 raise Failed(f"{name} ended by itself: {(self._folder / f'{name}.log').read_text()[-2000:]}")
+            self._restarts -= 1
+            self.start(name)
 
     def stop(self) -> None:
         for process in self._processes.values():
