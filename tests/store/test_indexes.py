@@ -11,6 +11,7 @@ from celery_durable.store.store import Store
 
 SEARCHED = {
     "due": "due_at",
+    "what_is_due": "due_at",
     "due_events": "due_at",
     "late": "due_at",
     "ailments": "due_at",
