@@ -85,7 +85,8 @@ POSTGRESQL = Dialect(
 MYSQL = Dialect(
     name="mysql",
     begin="START TRANSACTION",
-    clock="CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+    # Not by way of the local time, of which an hour comes twice where daylight saving time ends.
+    clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
     update_returning=False,
     writes_in_cte=False,
     transaction_isolation="READ COMMITTED",
