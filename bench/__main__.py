@@ -12,6 +12,7 @@ from bench import (
     console,
     events,
     fanout,
+    footprint,
     idle,
     imports,
     latency,
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "asleep": asleep.main,
     "backlog": backlog.main,
     "idle": idle.main,
+    "footprint": footprint.main,
 }
 
 

@@ -12,7 +12,7 @@ from celery import Celery, signals
 
 from celery_durable import DurableTask, step
 
-__all__ = ["DROPPED", "VARIABLE", "app", "asleep", "short", "waiting"]
+__all__ = ["DROPPED", "VARIABLE", "app", "asleep", "short", "steps", "waiting"]
 
 VARIABLE = "BENCH_LOAD"
 DROPPED = "BENCH_LOAD_DROPPED"
@@ -42,6 +42,12 @@ def waiting(key: str | None) -> Any:
 @app.task(base=DurableTask, ignore_result=True, name="bench.short")
 def short(number: int) -> Any:
     return step.run("only", time.time)
+
+
+@app.task(base=DurableTask, ignore_result=True, name="bench.steps")
+def steps(number: int, size: int) -> None:
+    for index in range(number):
+        step.run(f"step-{index}", str.upper, "x" * size)
 
 
 @signals.task_postrun.connect

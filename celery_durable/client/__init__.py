@@ -62,7 +62,8 @@ class Client(Answering):
         return self._do(run_id, self._cancelling(force, reason, by))
 
     def pause(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
-        """Stop a run, until ``resume``. A step that is being executed is let finish, and recorded."""
+        """Stop a run, until ``resume``. A step that is being executed is let finish, and recorded. Events that come
+        meanwhile are kept for it."""
         return self._do(run_id, self._pausing(reason, by))
 
     def resume(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
@@ -109,7 +110,8 @@ class Client(Answering):
         reason: str | None = None,
         by: str | None = None,
     ) -> Run:
-        """Start a new run of the same task, with the same input or another one."""
+        """Start a new run of the same task, with the same input or another one: ``args`` and ``kwargs`` each take the
+        place of the original's, where they are given. ``task_id`` as for :meth:`fork`."""
         deed = deed_by("replay", reason, by)
         return self._copy(Origin(run_id), task_id, deed, given=(args, kwargs))
 

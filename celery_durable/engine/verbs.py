@@ -49,14 +49,20 @@ class Verbs:
         self._options = options or Options()
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``fn`` and record its value; a later pass returns the record without calling it."""
+        """Call ``fn`` and record its value; a later pass returns the record without calling it.
+
+        An error of ``fn`` is raised here once its attempts are used up (:class:`~celery_durable.Retry`), as its own
+        type or as ``StepFailed``. Raises ``DuplicateStep`` where the id was used in this pass before, and
+        ``NotSerializable`` for a value that can't be stored.
+        """
         run = pass_of("step.run")
         return complete(run, Function(run, Work(id, "run", fn, args, kwargs, self._options)))  # type: ignore[no-any-return]
 
     def transaction(self, id: str, fn: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``fn`` with a SQLAlchemy session on the durable database.
 
-        What it writes and the step's record commit together, so its effect there is exactly once.
+        What it writes and the step's record commit together, so its effect there is exactly once. ``fn`` need not
+        commit; an error rolls back what it has written, and is raised here as by :meth:`run`.
         """
         run = pass_of("step.transaction")
         return complete(run, Function(run, Work(id, "transaction", fn, args, kwargs, self._options)))  # type: ignore[no-any-return]
@@ -64,7 +70,9 @@ class Verbs:
     def call(self, id: str, signature: Any, /) -> Any:
         """Call another Celery task and return its result: a signature of a task or of a whole canvas, or a name.
 
-        It is executed by whichever worker takes its message, and this run is parked meanwhile.
+        It is executed by whichever worker takes its message, and this run is parked meanwhile. Raises the error that
+        it failed of, or ``CallFailed`` where that can't be rebuilt or it was cancelled; with
+        ``options(timeout=...)`` ``StepTimeout``.
         """
         run = pass_of("step.call")
         return complete(run, Call(run, id, run.dispatcher.target(signature, self._options.queue), self._options))
@@ -102,11 +110,18 @@ class Verbs:
         return Block("step.parallel", Policy(limit, settle, min_done, max_failed), self._options)
 
     def race(self, *, limit: int | None = None) -> Block:
-        """A block that ends when its first branch does: ``with step.race() as r``; ``r.winner`` is its future."""
+        """A block that ends when its first branch does: ``with step.race() as r``; ``r.winner`` is its future.
+
+        The others are cancelled: waits are withdrawn, called runs are cancelled, and a function that works on a thread
+        is left to itself.
+        """
         return Block("step.race", Policy(limit, first=True), self._options)
 
     def wrap(self, id: str, obj: T) -> T:
-        """A proxy of ``obj``: every call of one of its methods is a step, ``id.method#1`` and so on."""
+        """A proxy of ``obj``: every call of one of its methods is a step, ``id.method#1`` and so on.
+
+        Make it anew in each pass, as the body does: the object itself is not recorded, only what its methods return.
+        """
         return Wrapped(id, obj, self._options, pass_of, complete)  # type: ignore[return-value]
 
 
@@ -119,7 +134,7 @@ class StateVerbs:
         return complete(run, getting(run, key, default))
 
     def set(self, key: str, value: Any, *, ttl: Duration | None = None) -> None:
-        """Keep a value, for good or for a while."""
+        """Keep a value, for good or, with a ``ttl``, for a while."""
         run = pass_of("step.state.set")
         complete(run, setting(run, key, value, ttl))
 
@@ -158,7 +173,13 @@ class Step(Verbs):
         queue: str | None = None,
         at_most_once: bool = False,
     ) -> Verbs:
-        """The same verbs, configured for one use."""
+        """The same verbs, configured for one use: ``step.options(timeout="5s").run(...)``.
+
+        ``retry``: how often an attempt is made, and when. ``timeout`` bounds one attempt, which fails with
+        ``StepTimeout`` then. ``returns`` is the type of the result where the function has no annotation. ``queue``
+        is where a call goes. ``at_most_once`` records the start before the function is called: where the worker dies
+        inside, ``StepInterrupted`` is raised instead of calling it again.
+        """
         return Verbs(Options(retry, timeout, returns, queue, at_most_once))
 
     @overload
@@ -168,7 +189,10 @@ class Step(Verbs):
     def sleep(self, duration: Duration, /) -> None: ...
 
     def sleep(self, *args: Any) -> None:
-        """Park the run for a duration: ``step.sleep("cool-down", "1h")`` or ``step.sleep("1h")``."""
+        """Park the run for a duration: ``step.sleep("cool-down", "1h")`` or ``step.sleep("1h")``.
+
+        A duration is ``"30s"``, ``"5m"``, ``"1h30m"``, ``"3d"``, ``"2w"``, a ``timedelta`` or a number of seconds.
+        """
         run = pass_of("step.sleep")
         step_id, duration = named(run, "sleep", args)
         complete(run, Sleep.lasting(run, step_id, duration))
@@ -180,7 +204,11 @@ class Step(Verbs):
     def sleep_until(self, when: Moment, /) -> None: ...
 
     def sleep_until(self, *args: Any) -> None:
-        """Park the run until a point in time; one already past returns at once."""
+        """Park the run until a point in time; one already past returns at once.
+
+        It is an aware ``datetime``, ISO 8601 with an offset, or seconds since the epoch; a naive one is a
+        ``ValueError``.
+        """
         run = pass_of("step.sleep_until")
         step_id, when = named(run, "sleep_until", args)
         complete(run, Sleep.till(run, step_id, when))
@@ -209,7 +237,10 @@ class Step(Verbs):
         return complete(run, EventWait(run, id, wait))  # type: ignore[no-any-return]
 
     def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> str:
-        """Publish an event, once whatever happens to the run, and return its id."""
+        """Publish an event, once whatever happens to the run, and return its id.
+
+        It wakes the runs that wait for ``event`` with this ``key``, and starts those that it triggers.
+        """
         run = pass_of("step.emit")
         return complete(run, Emit(run, id, event, payload, key))  # type: ignore[no-any-return]
 
@@ -251,19 +282,23 @@ class Step(Verbs):
         require_patch(pass_of("step.deprecate_patch"), change_id)
 
     def set_progress(self, value: Any, total: Any = None, note: str | None = None) -> None:
-        """Say how far the run has come, for whoever looks: ``Durable(app).get(run_id).progress``."""
+        """Say how far the run has come, for whoever looks: ``Durable(app).get(run_id).progress``.
+
+        It takes no step. What earlier passes have said is not said again.
+        """
         report(pass_of("step.set_progress"), value, total, note)
 
     def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Begin the body again with these arguments and an empty history, under the same run id.
 
-        What it waits for and what it has called is given up; its undos are forgotten.
+        What it waits for and what it has called is given up, its locks are given back; its undos are forgotten. What
+        is behind it in the body is not reached.
         """
         run = pass_of("step.continue_as_new")
         run.leave(ContinueAsNew(run.dispatcher.arguments(args, kwargs)))
 
     def current(self) -> StepContext:
-        """Inside a step's function: which step, run and attempt this is."""
+        """Inside a step's function: which step, run and attempt this is. Elsewhere it raises ``NotInDurableTask``."""
         context = current_step.get()
         if context is None:
             raise NotInDurableTask(

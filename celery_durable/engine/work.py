@@ -57,7 +57,11 @@ class Work(NamedTuple):
 
 
 class StepContext:
-    """What a step's function can learn about itself: ``step.current()``."""
+    """What a step's function can learn about itself: ``step.current()``.
+
+    ``run_id`` and ``step_id`` say where it is called, ``attempt`` counts from 1, and ``last_heartbeat`` is the detail
+    that the attempt before has left, if it has.
+    """
 
     __slots__ = ("_beat", "_generation", "_lock", "_stopped", "attempt", "last_heartbeat", "run_id", "step_id")
 

@@ -85,7 +85,8 @@ POSTGRESQL = Dialect(
 MYSQL = Dialect(
     name="mysql",
     begin="START TRANSACTION",
-    clock="CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+    # Not by way of the local time, of which an hour comes twice where daylight saving time ends.
+    clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
     update_returning=False,
     writes_in_cte=False,
     transaction_isolation="READ COMMITTED",
@@ -138,6 +139,8 @@ def _options(url: URL, kind: str, pooled: bool) -> dict[str, Any]:
     else:
         bounds = dict.fromkeys(_BOUNDS.get(url.get_driver_name(), ()), _CONNECT_WITHIN)
         options["connect_args"] = {name: bound for name, bound in bounds.items() if name not in url.query}
+        if url.get_driver_name() == "psycopg" and "prepare_threshold" in url.query:
+            options["connect_args"]["prepare_threshold"] = _prepare_threshold(url.query["prepare_threshold"])
     if not pooled:
         return {**options, "poolclass": NullPool}
     # A pass holds one connection while it runs, so there are as many as passes at once.
@@ -151,6 +154,15 @@ _BOUNDS = {
     "mysqldb": ("connect_timeout",),
 }
 """What bounds connecting, by drivers. How long a statement may take is not for them to say: see ``watch.py``."""
+
+
+def _prepare_threshold(given: object) -> int | None:
+    """Psycopg takes a number, and a URL has text: no pooler of transactions could be used that knows nothing of
+    prepared statements."""
+    text = str(given).lower()
+    if text != "none" and not text.isdecimal():
+        raise ConfigurationError(f"durable_database_url has prepare_threshold={given}: a number or none is expected")
+    return None if text == "none" else int(text)
 
 
 def socket_of(driver: Any) -> socket.socket | None:

@@ -28,7 +28,12 @@ __all__ = ["Durable"]
 
 
 class Durable(Client):
-    """Reads and operates the durable runs of a Celery app: ``Durable(app).get(run_id)``."""
+    """Reads and operates the durable runs of a Celery app: ``Durable(app).get(run_id)``.
+
+    What acts on a run can be done twice, and raises ``RunNotFound``, or ``WrongStatus`` with the status that it found.
+    ``by`` is who does it, the user of this process if nothing is said, and ``reason`` why: both are kept in the audit
+    log.
+    """
 
     def __init__(self, app: Any) -> None:
         install(app)

@@ -36,6 +36,8 @@ def emit(
 ) -> EventReceipt:
     """Publish an event: it wakes the runs that wait for it, and starts those that it triggers.
 
+    A wait takes it by its ``name`` and, where the wait has a ``key``, by an equal one. ``payload`` is plain data, a
+    pydantic model or a dataclass; ``NotSerializable`` says what can't be stored, ``PayloadTooLarge`` what is too long.
     ``event_id`` makes a repeated delivery count once; the same id with other content raises
     ``EventConflict``. With a ``session`` (a SQLAlchemy ``Session`` or ``Connection``, or a Django
     connection, on the durable database) the event commits with the caller's transaction, or not at all.

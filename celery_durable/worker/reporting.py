@@ -67,17 +67,17 @@ def _listed(links: Any) -> list[Any]:
 
 class _Report(Task):
     """Celery sends it when the task that was called has ended. In the worker where that was, it is done on the spot: a
-    message that can't be sent makes a failed task of one that has succeeded."""
+    message that can't be sent makes a failed task of one that has succeeded. A worker of an app with a database of its
+    own does not find the call there, and sends the message to the caller's."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         ended = self.app.current_worker_task
         if ended is not None and not ended.request.is_eager and ended.name != self.name:
             try:
-                end_call(self.app, kwargs["call_id"], **_told(*_as_sent(self.app, args), **kwargs))
+                if end_call(self.app, kwargs["call_id"], **_told(*_as_sent(self.app, args), **kwargs)):
+                    return self.AsyncResult(options.get("task_id") or uuid())
             except Exception as away:
                 logger.warning("the end of %s could not be recorded, a message is sent: %s", kwargs["call_id"], away)
-            else:
-                return self.AsyncResult(options.get("task_id") or uuid())
         return super().apply_async(args, kwargs, **options)
 
 
@@ -112,15 +112,27 @@ def register_reports(app: Celery) -> None:
         """Called by Celery in the worker where the task failed, with the error; or, by a worker that does not know
         this task, sent with the failed task's id alone."""
         text = error_text(app, told[1]) if len(told) > 1 else _error_from_backend(app, call_id)
+        queue = _queue_of_caller(told[0], call_id)
         try:
-            end_call(app, call_id, error=text)
+            if end_call(app, call_id, error=text) or queue is None:
+                return
         except Exception as wrong:
             logger.warning("the failure of %s could not be recorded, it is reported by a task: %s", call_id, wrong)
-            app.tasks[REPORT].apply_async((None,), {"call_id": call_id, "error": text}, add_to_parent=False)
+        # Or it is no call of this database.
+        app.tasks[REPORT].apply_async((None,), {"call_id": call_id, "error": text}, queue=queue, add_to_parent=False)
 
     # Of classes of their own, whatever class the app's own tasks have.
     app.task(report, name=REPORT, base=_Report, bind=True, **options)
     app.task(report_error, name=REPORT_ERROR, base=Task, **options)  # bound, it would not be told the error
+
+
+def _queue_of_caller(request: Any, call_id: str) -> str | None:
+    """Where the errback of this call would be sent, of a task that fails in this worker."""
+    for errback in getattr(request, "errbacks", None) or ():
+        if errback.get("task") == REPORT_ERROR and errback["kwargs"].get("call_id") == call_id:
+            queue: str | None = errback["options"].get("queue")
+            return queue
+    return None
 
 
 def end_call(app: Celery, call_id: str, *, value: Any = None, error: str | None = None, status: str = "") -> bool:

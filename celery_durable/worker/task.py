@@ -235,7 +235,10 @@ class DurableTask(Task):
             self._send_first(run, None, options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """In a Django project: start a run that is there if and only if the current transaction commits."""
+        """In a Django project: start a run that is there if and only if the current transaction commits.
+
+        It is recorded in that transaction, so that a process which dies right after the commit has started it, too.
+        """
         return self.apply_async_on_commit(args, kwargs)
 
     def apply_async_on_commit(

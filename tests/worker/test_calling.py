@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.app.trace import build_tracer
 from celery.canvas import Signature
 from kombu import Queue
 
-from celery_durable import DurableTask, NotSerializable, PayloadTooLarge, Run, step
+from celery_durable import Durable, DurableTask, NotSerializable, PayloadTooLarge, Run, step
 from celery_durable.core.codec import decode
 from celery_durable.engine.passing import GRACE
 from celery_durable.store.records import Due
@@ -269,6 +272,44 @@ def test_celery_calls_the_errback_with_the_error(app: Celery, tasks: Tasks, call
     run = caller.end()
     assert run.error is not None
     assert (run.error.type, run.error.message) == ("ValueError", "told")
+
+
+# ------------------------------------------------------------------- an app with a database of its own
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Celery]:
+    """Another app with this package, on the same broker."""
+    made = Celery("elsewhere", broker="memory://", set_as_current=False)
+    made.conf.update(durable_database_url=f"sqlite:///{tmp_path / 'elsewhere.db'}", task_default_queue="elsewhere")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("name", "argument"), [("add", 3), ("double", 3), ("fails", "no"), ("fails_durably", "no")])
+def test_a_worker_with_another_database_sends_its_report_to_the_caller(
+    desk: Desk, app: Celery, elsewhere: Celery, caller: Caller, name: str, argument: Any
+) -> None:
+    Tasks(elsewhere)
+    Durable(elsewhere).migrate()
+    trace = build_tracer(name, elsewhere.tasks[name], app=elsewhere)
+    request = {"id": caller.child, **caller.links, "delivery_info": {}, "hostname": "w", "is_eager": False}
+    trace(caller.child, (argument,), {}, request)
+    if name in ("double", "fails_durably"):
+        assert not desk.messages(), "it sleeps, and has not ended"
+        with runtime_of(elsewhere).store.link() as link:
+            runtime_of(elsewhere).store.skip_wait(link, caller.child)
+        trace(caller.child, (argument,), {}, request)
+    (report,) = desk.messages()
+    assert report.headers["task"] == REPORT
+    args, kwargs, _ = report.decode()
+    app.tasks[REPORT].apply(args, kwargs)
+    run = caller.end()
+    if name.startswith("fails"):
+        assert run.error is not None
+        assert run.error.message.strip("'") == "no"
+    else:
+        assert run.result == {"add": 3, "double": 6}[name]
 
 
 def test_options_of_a_canvas_are_those_of_its_parts(desk: Desk, app: Celery, tasks: Tasks) -> None:
