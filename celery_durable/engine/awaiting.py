@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -26,7 +26,7 @@ from .calls import Call
 from .changing import patched, require_patch
 from .control import ContinueAsNew
 from .current import current_pass
-from .events import Emit, EventWait, OnTimeout, Wait
+from .events import Emit, EventWait, OnTimeout, Wait, WaitOptions
 from .parallel import named
 from .passing import Pass
 from .performing import Drawn, Function
@@ -38,6 +38,9 @@ from .verbs import Wrapped, decorated
 from .verbs import step as sync_step
 from .where import caller
 from .work import Options, StepContext, Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 __all__ = ["AsyncStep", "step"]
 
@@ -208,6 +211,39 @@ class AsyncStep(AsyncVerbs):
         run = _pass_of("step.sleep_until")
         return _answer(run, Sleep.till(run, *named(run, "sleep_until", args)))
 
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[Any, Any, Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: Literal["fail", "cancel"],
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[Any, Any, Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[Any, Any, Event | None]: ...
+
     def wait_for_event(
         self,
         id: str,
@@ -219,7 +255,7 @@ class AsyncStep(AsyncVerbs):
         match: Mapping[str, Any] | None = None,
         form: type[BaseModel] | None = None,
         prompt: str | None = None,
-    ) -> Coroutine[Any, Any, Event | None]:
+    ) -> Any:
         """Wait until an event of this name (the id, unless told) and key comes, and return it."""
         run = _pass_of("step.wait_for_event")
         wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
