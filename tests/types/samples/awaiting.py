@@ -21,6 +21,8 @@ def score(user: str) -> str:
 async def body(user: str) -> None:
     assert_type(await step.run("fetch", fetch, user), int)
     assert_type(await step.run("score", score, user), str)
+    both = await asyncio.gather(step.run("a", fetch, user), step.run("b", score, user))
+    assert_type(both, tuple[int, str])
     assert_type(await asyncio.create_task(step.run("later", fetch, user)), int)
     await step.sleep("1h")
     assert_type(await step.wait_for_event("paid"), Event)
