@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo example test chaos matrix fuzz check docs pictures bench clean
+.PHONY: help demo example test chaos matrix versions fuzz check docs pictures bench clean
 
 help:
 	@echo "make demo     three orders, two workers, and one of them is killed"
@@ -20,6 +20,7 @@ help:
 	@echo "make test     run the tests (ARGS=... goes to pytest)"
 	@echo "make chaos    real workers under ten minutes of trouble with each broker and database (ARGS=... goes to it)"
 	@echo "make matrix   kill every operation at each of its statements, and write docs/reliability.md"
+	@echo "make versions try the supported versions of Python and of what it works with, and write docs/compatibility.md"
 	@echo "make check    ruff, mypy and the import contracts"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make pictures take the pictures of the documentation anew (needs Chromium)"
@@ -42,6 +43,9 @@ chaos: $(VENV)/.dev
 
 matrix: $(VENV)/.dev
 	@$(BIN)/python -m tests.kill.matrix
+
+versions: $(VENV)/.dev
+	@$(BIN)/python -m tests.versions $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet

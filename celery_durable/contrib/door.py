@@ -33,7 +33,7 @@ from ..model import EventReceipt
 from ..worker.durable import Durable
 from ..worker.runtime import runtime_of
 
-__all__ = ["Answer", "Door", "content_length", "shut", "sign"]
+__all__ = ["Answer", "Door", "content_length", "refusal", "shut", "sign"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -90,9 +90,12 @@ def content_length(value: str | None) -> int | None:
 def shut(error: ConfigurationError) -> Answer:
     """The answer of a door that is not set up right. What is wrong stands in the log, and is not told outside."""
     logger.error("the door for events is shut: %s", error)
-    return _Refusal(
-        503, error.code, "This door is shut: the server is not configured right, and its log says where."
-    ).answer()
+    return refusal(503, error.code, "This door is shut: the server is not configured right, and its log says where.")
+
+
+def refusal(status: int, code: str, message: str) -> Answer:
+    """An answer other than 202."""
+    return _Refusal(status, code, message).answer()
 
 
 class Door:
@@ -121,7 +124,7 @@ class Door:
                 raise _Refusal(405, "method-not-allowed", "Events are emitted with POST.", {"Allow": "POST"})
             given = {key.lower(): value for key, value in headers.items()}
             keys = _Keys.of(self._app)
-            body = _read_body(given, read, length, self._limit())
+            body = _read_body(given, read, length, self.largest_body())
             signature = _authenticate(keys, given, name, body, remote)
             payload, key, event_id = _parse(given, body)
             if event_id is None and signature is not None:
@@ -133,8 +136,8 @@ class Door:
             return shut(error)
         return _answer(202, {"id": receipt.id, "duplicate": receipt.duplicate})
 
-    def _limit(self) -> int:
-        """How many bytes a body may have."""
+    def largest_body(self) -> int:
+        """How many bytes a body may have. Raises ``ConfigurationError``."""
         try:
             return runtime_of(self._app).settings.max_payload + ENVELOPE
         except (SQLAlchemyError, ValueError, TypeError) as error:  # such as a database URL whose port is no number

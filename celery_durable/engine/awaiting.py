@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -26,7 +26,7 @@ from .calls import Call
 from .changing import patched, require_patch
 from .control import ContinueAsNew
 from .current import current_pass
-from .events import Emit, EventWait, OnTimeout, Wait
+from .events import Emit, EventWait, OnTimeout, Wait, WaitOptions
 from .parallel import named
 from .passing import Pass
 from .performing import Drawn, Function
@@ -38,6 +38,9 @@ from .verbs import Wrapped, decorated
 from .verbs import step as sync_step
 from .where import caller
 from .work import Options, StepContext, Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 __all__ = ["AsyncStep", "step"]
 
@@ -61,7 +64,7 @@ def _pass_of(verb: str) -> Pass:
     return run
 
 
-def _answer(run: Pass, branch: Branch) -> Coroutine[Any, Any, Any]:
+def _answer(run: Pass, branch: Branch) -> Coroutine[None, None, Any]:
     assert run.tasks is not None
     return run.tasks.complete(branch)
 
@@ -75,19 +78,19 @@ class AsyncVerbs:
     @overload
     def run(
         self, id: str, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]: ...
+    ) -> Coroutine[None, None, T]: ...
 
     @overload
-    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, T]: ...
 
-    def run(self, id: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def run(self, id: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[None, None, Any]:
         """Call ``fn`` and record its value. An ``async def`` function is awaited here, another one has a thread."""
         run = _pass_of("step.run")
         return _answer(run, Function(run, Work(id, "run", fn, args, kwargs, self._options)))
 
     def transaction(
         self, id: str, fn: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]:
+    ) -> Coroutine[None, None, T]:
         """Call ``fn`` with a SQLAlchemy session on the durable database: what it writes commits with the record."""
         run = _pass_of("step.transaction")
         return _answer(run, Function(run, Work(id, "transaction", fn, args, kwargs, self._options)))
@@ -97,7 +100,7 @@ class AsyncVerbs:
         run = _pass_of("step.on_rollback")
         register(run, Work(id, "undo", awaited(fn), args, kwargs, self._options))
 
-    def call(self, id: str, signature: Any, /) -> Coroutine[Any, Any, Any]:
+    def call(self, id: str, signature: Any, /) -> Coroutine[None, None, Any]:
         """Call another Celery task, executed by whichever worker takes its message."""
         run = _pass_of("step.call")
         return _answer(run, Call(run, id, run.dispatcher.target(signature, self._options.queue), self._options))
@@ -136,22 +139,22 @@ class AsyncVerbs:
 class AsyncStateVerbs:
     """``step.state``: each use is a step."""
 
-    def get(self, key: str, default: Any = None) -> Coroutine[Any, Any, Any]:
+    def get(self, key: str, default: Any = None) -> Coroutine[None, None, Any]:
         """The value, or the default."""
         run = _pass_of("step.state.get")
         return _answer(run, getting(run, key, default))
 
-    def set(self, key: str, value: Any, *, ttl: Duration | None = None) -> Coroutine[Any, Any, None]:
+    def set(self, key: str, value: Any, *, ttl: Duration | None = None) -> Coroutine[None, None, None]:
         """Keep a value, for good or for a while."""
         run = _pass_of("step.state.set")
         return _answer(run, setting(run, key, value, ttl))
 
-    def delete(self, key: str) -> Coroutine[Any, Any, bool]:
+    def delete(self, key: str) -> Coroutine[None, None, bool]:
         """Forget a value; whether there was one."""
         run = _pass_of("step.state.delete")
         return _answer(run, deleting(run, key))
 
-    def increment(self, key: str, by: float = 1) -> Coroutine[Any, Any, Any]:
+    def increment(self, key: str, by: float = 1) -> Coroutine[None, None, Any]:
         """Add to a number, which is 0 at first, and return the new one. No addition is lost."""
         run = _pass_of("step.state.increment")
         return _answer(run, incrementing(run, key, by))
@@ -192,21 +195,54 @@ class AsyncStep(AsyncVerbs):
         """The same verbs, configured for one use."""
         return AsyncVerbs(Options(retry, timeout, returns, queue, at_most_once))
 
-    def sleep(self, *args: Any) -> Coroutine[Any, Any, None]:
+    def sleep(self, *args: Any) -> Coroutine[None, None, None]:
         """Sleep for a duration: ``await step.sleep("cool-down", "1h")`` or ``await step.sleep("1h")``."""
         run = _pass_of("step.sleep")
         return _answer(run, Sleep.lasting(run, *named(run, "sleep", args)))
 
     @overload
-    def sleep_until(self, id: str, when: Moment, /) -> Coroutine[Any, Any, None]: ...
+    def sleep_until(self, id: str, when: Moment, /) -> Coroutine[None, None, None]: ...
 
     @overload
-    def sleep_until(self, when: Moment, /) -> Coroutine[Any, Any, None]: ...
+    def sleep_until(self, when: Moment, /) -> Coroutine[None, None, None]: ...
 
-    def sleep_until(self, *args: Any) -> Coroutine[Any, Any, None]:
+    def sleep_until(self, *args: Any) -> Coroutine[None, None, None]:
         """Sleep until a point in time."""
         run = _pass_of("step.sleep_until")
         return _answer(run, Sleep.till(run, *named(run, "sleep_until", args)))
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[None, None, Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: Literal["fail", "cancel"],
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[None, None, Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Coroutine[None, None, Event | None]: ...
 
     def wait_for_event(
         self,
@@ -219,28 +255,28 @@ class AsyncStep(AsyncVerbs):
         match: Mapping[str, Any] | None = None,
         form: type[BaseModel] | None = None,
         prompt: str | None = None,
-    ) -> Coroutine[Any, Any, Event | None]:
+    ) -> Any:
         """Wait until an event of this name (the id, unless told) and key comes, and return it."""
         run = _pass_of("step.wait_for_event")
         wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
         return _answer(run, EventWait(run, id, wait))
 
-    def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> Coroutine[Any, Any, str]:
+    def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> Coroutine[None, None, str]:
         """Publish an event, once whatever happens to the run, and return its id."""
         run = _pass_of("step.emit")
         return _answer(run, Emit(run, id, event, payload, key))
 
-    def now(self) -> Coroutine[Any, Any, datetime]:
+    def now(self) -> Coroutine[None, None, datetime]:
         """The time of the first pass that came here, as an aware UTC ``datetime``."""
         run = _pass_of("step.now")
         return _answer(run, Drawn(run, "now", lambda: as_datetime(run.now())))
 
-    def random(self) -> Coroutine[Any, Any, float]:
+    def random(self) -> Coroutine[None, None, float]:
         """A random number from 0 to 1, drawn once."""
         run = _pass_of("step.random")
         return _answer(run, Drawn(run, "random", random.random))
 
-    def uuid4(self) -> Coroutine[Any, Any, uuid.UUID]:
+    def uuid4(self) -> Coroutine[None, None, uuid.UUID]:
         """A random UUID, drawn once."""
         run = _pass_of("step.uuid4")
         return _answer(run, Drawn(run, "uuid4", uuid.uuid4))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from pydantic import BaseModel
 
@@ -28,9 +28,19 @@ from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
 from .settings import measured
 
-__all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "event_of", "new_event"]
+__all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "WaitOptions", "event_of", "new_event"]
 
 OnTimeout = Literal["none", "fail", "cancel"]
+
+
+class WaitOptions(TypedDict, total=False):
+    """What a wait may be given besides its time, for type checkers: whether it may return ``None`` is told by that."""
+
+    key: str | None
+    match: Mapping[str, Any] | None
+    form: type[BaseModel] | None
+    prompt: str | None
+
 
 EVENT_GRACE = 3_000_000
 """Microseconds that the dispatch of a new event may take before the sweeper sends one."""

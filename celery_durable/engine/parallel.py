@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -15,12 +15,15 @@ from .block import Future, Group, Leaf, Policy
 from .branch import Branch
 from .calls import Call
 from .current import pass_of
-from .events import Emit, EventWait, OnTimeout, Wait
+from .events import Emit, EventWait, OnTimeout, Wait, WaitOptions
 from .passing import Pass
 from .performing import Function
 from .sleeping import Sleep
 from .together import settle_block
 from .work import Options, Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 __all__ = ["Block", "BlockVerbs", "mapped", "named"]
 
@@ -90,6 +93,39 @@ class BlockVerbs:
         run = self._asked()
         return self._add(Sleep.till(run, *named(run, "sleep_until", args)))
 
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Future[Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: Literal["fail", "cancel"],
+        **others: Unpack[WaitOptions],
+    ) -> Future[Event]: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Future[Event | None]: ...
+
     def wait_for_event(
         self,
         id: str,
@@ -101,7 +137,7 @@ class BlockVerbs:
         match: Mapping[str, Any] | None = None,
         form: type[BaseModel] | None = None,
         prompt: str | None = None,
-    ) -> Future[Event | None]:
+    ) -> Any:
         """A branch that waits for an event."""
         wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
         return self._add(EventWait(self._asked(), id, wait))

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -23,7 +23,7 @@ from .calls import Call
 from .changing import patched, require_patch
 from .control import ContinueAsNew
 from .current import current_pass, current_step, pass_of
-from .events import Emit, EventWait, OnTimeout, Wait
+from .events import Emit, EventWait, OnTimeout, Wait, WaitOptions
 from .parallel import Block, mapped, named
 from .passing import Pass
 from .performing import Drawn, Function
@@ -34,6 +34,9 @@ from .together import settle_block
 from .undoing import awaited, register
 from .where import caller
 from .work import Options, StepContext, Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 __all__ = ["Step", "Wrapped", "decorated", "step"]
 
@@ -213,6 +216,39 @@ class Step(Verbs):
         step_id, when = named(run, "sleep_until", args)
         complete(run, Sleep.till(run, step_id, when))
 
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Event: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: Literal["fail", "cancel"],
+        **others: Unpack[WaitOptions],
+    ) -> Event: ...
+
+    @overload
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout = "none",
+        **others: Unpack[WaitOptions],
+    ) -> Event | None: ...
+
     def wait_for_event(
         self,
         id: str,
@@ -224,7 +260,7 @@ class Step(Verbs):
         match: Mapping[str, Any] | None = None,
         form: type[BaseModel] | None = None,
         prompt: str | None = None,
-    ) -> Event | None:
+    ) -> Any:
         """Park the run until an event of this name (the id, unless told) and key comes, and return it.
 
         One that was emitted since the run started and that it has not had yet counts as well. ``match`` is a
@@ -234,7 +270,7 @@ class Step(Verbs):
         """
         run = pass_of("step.wait_for_event")
         wait = Wait.checked(id if event is None else event, key, timeout, on_timeout, match, form, prompt)
-        return complete(run, EventWait(run, id, wait))  # type: ignore[no-any-return]
+        return complete(run, EventWait(run, id, wait))
 
     def emit(self, id: str, event: str, payload: Any = None, *, key: str | None = None) -> str:
         """Publish an event, once whatever happens to the run, and return its id.

@@ -28,7 +28,7 @@ from ..store.records import Aftermath, Claim, Deed, NewRun, NotClaimed, Outcome
 from .calling import target_of
 from .dispatch import announce
 from .eager import execute_eagerly
-from .message import PASS_HEADER, from_request, keep, message_form, send
+from .message import PASS_HEADER, from_request, keep, message_form, outside_any_request, send
 from .reporting import end_dropped
 from .runtime import Runtime, runtime_of
 from .sending import follow
@@ -194,12 +194,14 @@ def _set_aside(task: DurableTask, request: Any, runtime: Runtime, link: Link, er
 def _unrecorded(task: DurableTask, request: Any, runtime: Runtime) -> NewRun:
     """A run whose message was sent by name, by a process that does not know it is durable."""
     arguments = task.write_arguments(runtime, tuple(request.args or ()), dict(request.kwargs or {}))
+    with outside_any_request(task.app):  # it names its own caller, if it has one, and is not its own
+        message = keep(task.app, task, {} if request.is_eager else from_request(task, request))
     return NewRun(
         id=request.id,
         task=task.name,
         arguments=arguments,
         input_hash=fingerprint(arguments),
-        message=keep(task.app, task, {} if request.is_eager else from_request(task, request)),
+        message=message,
         retries=request.retries or 0,
     )
 

@@ -22,7 +22,7 @@ def app(make: Callable[..., Celery]) -> Celery:
         if number == 2:
             with step.parallel() as p:
                 some = [p.wait_for_event(name, key="both") for name in ("left", "right")]
-            return [future.result().payload for future in some]  # type: ignore[union-attr]
+            return [future.result().payload for future in some]
         said = step.wait_for_event("said", "anything.said")
         return [said and said.payload]
 

@@ -117,7 +117,7 @@ def test_a_run_that_is_being_cancelled_can_be_paused_and_is_cancelled_after(stor
 
 
 def test_an_event_that_comes_while_a_run_is_paused_is_there_after(store: Store, link: Link, clerk: Clerk) -> None:
-    driver = driver_of(store, lambda: step.wait_for_event("w", "paid").id)  # type: ignore[union-attr]
+    driver = driver_of(store, lambda: step.wait_for_event("w", "paid").id)
     driver.start()
     driver.one_pass()
     clerk.pause("r1")
@@ -167,7 +167,7 @@ def test_a_run_that_failed_in_a_block_goes_on_to_its_end_when_it_is_retried(stor
             event = p.wait_for_event("event", "paid")
             nap = p.sleep("nap", "1h")
             value = p.options(retry=ONCE).run("value", lambda: fail() if failing else 7)
-        return [event.result().id, nap.result(), value.result()]  # type: ignore[union-attr]
+        return [event.result().id, nap.result(), value.result()]
 
     driver = driver_of(store, body)
     driver.start()

@@ -27,7 +27,7 @@ def full(store: Store, link: Link, clerk: Clerk, run_id: str) -> None:
 
     def body() -> Any:
         step.state.set(run_id, 1)
-        return [step.run("s", lambda: run_id), step.wait_for_event("w", f"of {run_id}").id]  # type: ignore[union-attr]
+        return [step.run("s", lambda: run_id), step.wait_for_event("w", f"of {run_id}").id]
 
     driver = driver_of(store, body)
     begin(store, link, run_id, args=(run_id,))

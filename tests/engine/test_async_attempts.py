@@ -255,7 +255,7 @@ def test_at_most_once_is_not_tried_again(started: Started) -> None:
 
     async def body() -> list[Any]:
         paid = step.options(at_most_once=True).run("pay", pay)
-        return await asyncio.gather(paid, step.sleep("nap", "1h"), return_exceptions=True)
+        return list(await asyncio.gather(paid, step.sleep("nap", "1h"), return_exceptions=True))
 
     driver = started(body)
     ended = driver.finish()

@@ -244,7 +244,7 @@ def test_a_real_socket_before_a_step(started: Started) -> None:
     async def body() -> list[Any]:
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
         try:
-            return await asyncio.gather(branch(server.sockets[0].getsockname()[1]), step.sleep("nap", "1h"))
+            return list(await asyncio.gather(branch(server.sockets[0].getsockname()[1]), step.sleep("nap", "1h")))
         finally:
             server.close()
 
@@ -277,11 +277,13 @@ def test_an_open_connection_that_is_idle_keeps_nobody(started: Started) -> None:
 def test_threads_that_are_not_steps(started: Started) -> None:
     async def body() -> list[Any]:
         loop = asyncio.get_running_loop()
-        return await asyncio.gather(
-            loop.run_in_executor(None, slept, 1, 0.05),
-            asyncio.to_thread(slept, 2, 0.05),
-            step.run("s", awaited, 3),
-            step.sleep("nap", "1h"),
+        return list(
+            await asyncio.gather(
+                loop.run_in_executor(None, slept, 1, 0.05),
+                asyncio.to_thread(slept, 2, 0.05),
+                step.run("s", awaited, 3),
+                step.sleep("nap", "1h"),
+            )
         )
 
     driver = started(body)

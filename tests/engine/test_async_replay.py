@@ -277,7 +277,7 @@ def test_a_step_that_ends_just_before_another_one_writes(started: Started, besid
                 await step.options(at_most_once=True).run("pay", awaited, 1)
             return beside
 
-        return await asyncio.gather(step.run("gated", gated), other())
+        return list(await asyncio.gather(step.run("gated", gated), other()))
 
     assert started(body).one_pass() == Finished(["gated", beside])
 

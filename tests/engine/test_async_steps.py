@@ -185,7 +185,7 @@ def test_context_variables_reach_steps(started: Started) -> None:
 
     async def body() -> list[Any]:
         flavour.set("body")
-        found: list[Any] = await asyncio.gather(branch("a"), branch("b"), step.run("own", on_loop))
+        found: list[Any] = list(await asyncio.gather(branch("a"), branch("b"), step.run("own", on_loop)))
         return [*found, flavour.get()]
 
     assert started(body).value() == [["a", "a"], ["b", "b"], "body", "body"]

@@ -257,12 +257,14 @@ def many(count: int) -> int:
 
 @app.task(base=DurableTask)
 async def gathers() -> list[Any]:
-    return await asyncio.gather(
-        astep.call("durable", double.s(4)),
-        astep.call("ordinary", add.s(1, 2)),
-        astep.call("canvas", chain(add.s(1, 1), double.s())),
-        astep.run("local", time.sleep, 0.1),
-        astep.sleep("nap", 0.3),
+    return list(
+        await asyncio.gather(
+            astep.call("durable", double.s(4)),
+            astep.call("ordinary", add.s(1, 2)),
+            astep.call("canvas", chain(add.s(1, 1), double.s())),
+            astep.run("local", time.sleep, 0.1),
+            astep.sleep("nap", 0.3),
+        )
     )
 
 

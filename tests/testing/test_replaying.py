@@ -299,7 +299,7 @@ def test_a_function_that_emits_what_the_run_waits_for(env: DurableEnv, durable: 
     @durable
     def order() -> Any:
         step.run("pay", pay)
-        return [step.wait_for_event(name).payload for name in ("ordered", "paid")]  # type: ignore[union-attr]
+        return [step.wait_for_event(name).payload for name in ("ordered", "paid")]
 
     run = env.check_replay(order)
     assert run.result == [1, 1]

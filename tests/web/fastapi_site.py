@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from celery_durable import emit
+from celery_durable.contrib.asgi import events_app
 from tests.web.work import DATABASE, celery_config, declare
 
 celery = Celery("fastapi_site")
@@ -20,6 +21,7 @@ celery.conf.update(celery_config())
 tasks = declare(celery)
 
 app = FastAPI()
+app.mount("/durable", events_app(celery))
 engine = create_engine(DATABASE)
 async_engine = create_async_engine(DATABASE)
 insert = text("INSERT INTO thing (name) VALUES (:name)")

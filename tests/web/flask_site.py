@@ -1,4 +1,4 @@
-"""A Flask app with Flask-SQLAlchemy."""
+"""A Flask app with Flask-SQLAlchemy and our extension."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from blinker import Namespace
 from celery import Celery
 from celery.signals import task_success
-from flask import Flask, request
+from flask import Flask, current_app, request
 from flask.typing import ResponseReturnValue
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Column, Integer, String
 from sqlalchemy.orm import Session
 
-from celery_durable import ConfigurationError, connect, emit
-from celery_durable.contrib.flask import events_blueprint
+from celery_durable import ConfigurationError, DurableTask, connect, emit, step
+from celery_durable.contrib.flask import CeleryDurable
 from tests.web.work import DATABASE, OTHER_DATABASE, celery_config, declare
 
 celery = Celery("flask_site")
@@ -25,7 +25,8 @@ app = Flask("flask_site")
 app.config["SQLALCHEMY_DATABASE_URI"] = DATABASE
 app.config["SQLALCHEMY_BINDS"] = {"other": f"sqlite:///{OTHER_DATABASE}"}
 db = SQLAlchemy(app)
-app.register_blueprint(events_blueprint(celery), url_prefix="/durable")
+durable = CeleryDurable(celery, app, db)
+durable.mount(app, events="/durable", console=None)
 
 signals = Namespace()
 thing_sold = signals.signal("thing-sold")
@@ -37,6 +38,18 @@ connect(
     key=lambda sender, result, **_: result,
     payload=lambda sender, result, **_: {"task": sender.name},
 )
+
+
+@celery.task(base=DurableTask, name="web.save")
+def save(name: str) -> str:
+    """A row by the session of the task's own app context."""
+    return step.run("save", save_and_tell, name)
+
+
+def save_and_tell(name: str) -> str:
+    db.session.add(Thing(name=name))
+    db.session.commit()
+    return current_app.name
 
 
 class Thing(db.Model):  # type: ignore[name-defined]
@@ -60,7 +73,7 @@ def save_thing(name: str) -> ResponseReturnValue:
     """A row and an event in one transaction, which ``fail`` rolls back."""
     given: Any = request.get_json()
     db.session.add(Thing(name=name))
-    emit("thing.saved", given.get("payload"), key=name, session=db.session)
+    durable.emit("thing.saved", given.get("payload"), key=name)
     if given.get("fail"):
         raise Broken("the view fails after both")
     db.session.commit()
@@ -86,12 +99,12 @@ def save_in_savepoint(name: str) -> ResponseReturnValue:
 def start(run: str) -> ResponseReturnValue:
     """A row and the start of a run in one transaction; ``savepoint`` and ``fail`` say what is rolled back."""
     given: Any = request.get_json()
-    options = {"task_id": run, "queue": given.get("queue"), "session": db.session}
+    signature = tasks["wait_for"].s("thing.saved", run).set(task_id=run, queue=given.get("queue"))
     db.session.add(Thing(name=f"{run}-outer"))
     try:
         with db.session.begin_nested():
             db.session.add(Thing(name=run))
-            tasks["wait_for"].apply_async(("thing.saved", run), **options)
+            durable.start(signature)
             if given.get("savepoint"):
                 raise Broken("the savepoint fails")
     except Broken:

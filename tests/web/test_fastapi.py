@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from celery_durable.contrib.door import sign
 from tests.web.conftest import MakeSite, Site
 from tests.web.processes import Server
-from tests.web.work import UNSERVED
+from tests.web.work import SECRET, TOKEN, UNSERVED
 
 SERVER = ("uvicorn", "tests.web.fastapi_site:app", "--port", "{port}")
 
@@ -91,3 +93,30 @@ def test_a_server_that_is_killed_after_the_commit_loses_no_event(site: Site, nam
     # Then
     assert site.things(name) == 1
     assert site.wait_for(run).result == "left behind"
+
+
+def test_a_webhook_with_a_token_counts_once(site: Site, server: Server, name: str) -> None:
+    # Given
+    run = site.waiting("web.wait_for", "order.paid", name)
+    body = {"payload": {"order": 7}, "key": name, "event_id": f"paid-{name}"}
+    # When
+    answers = [server.post("/durable/events/order.paid", body, {"Authorization": f"Bearer {TOKEN}"}) for _ in "12"]
+    # Then
+    assert [(answer.status, answer.json["duplicate"]) for answer in answers] == [(202, False), (202, True)]
+    assert site.wait_for(run).result == {"order": 7}
+    assert len(site.events(name)) == 1
+
+
+def test_a_signed_webhook_is_let_in_and_a_stranger_is_not(site: Site, server: Server, name: str) -> None:
+    # Given
+    run = site.waiting("web.wait_for", "order.paid ä", name)
+    body = json.dumps({"payload": {"order": 8}, "key": name}).encode()
+    # When
+    answers = [
+        server.post("/durable/events/order.paid ä", body, headers)
+        for headers in ({}, sign("another", "order.paid ä", body), sign(SECRET, "order.paid ä", body))
+    ]
+    # Then
+    assert [answer.status for answer in answers] == [401, 401, 202]
+    assert site.wait_for(run).result == {"order": 8}
+    assert len(site.events(name)) == 1

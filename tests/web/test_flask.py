@@ -104,6 +104,14 @@ def test_a_start_in_a_savepoint_that_is_rolled_back_does_not_run(site: Site, ser
     assert not site.has_run(name)
 
 
+def test_a_worker_has_the_app_context(site: Site, name: str) -> None:
+    # When
+    run = site.start("web.save", name)
+    # Then
+    assert site.wait_for(run).result == "flask_site"
+    assert site.things(name) == 1
+
+
 def test_a_session_on_another_database_is_refused(site: Site, server: Server, name: str) -> None:
     # When
     answer = server.post(f"/elsewhere/{name}")

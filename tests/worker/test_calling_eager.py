@@ -147,11 +147,13 @@ def test_an_eager_call_is_called_again(eager: Celery) -> None:
 def async_flow(app: Celery, tasks: Tasks) -> Any:
     @app.task(shared=False, base=DurableTask, name="flow")
     async def flow() -> list[Any]:
-        return await asyncio.gather(
-            astep.call("durable", tasks.double.s(4)),
-            astep.call("ordinary", tasks.add.s(1, 2)),
-            astep.call("canvas", chain(tasks.add.s(1), tasks.double.s())),
-            astep.sleep("nap", "1d"),
+        return list(
+            await asyncio.gather(
+                astep.call("durable", tasks.double.s(4)),
+                astep.call("ordinary", tasks.add.s(1, 2)),
+                astep.call("canvas", chain(tasks.add.s(1), tasks.double.s())),
+                astep.sleep("nap", "1d"),
+            )
         )
 
     return flow

@@ -1,4 +1,4 @@
-"""Flask: the door through which outside systems emit events, and the web console.
+"""Blueprints: the door through which outside systems emit events, and the web console.
 
 flask_app.register_blueprint(events_blueprint(celery_app), url_prefix="/durable")
 flask_app.register_blueprint(console_blueprint(celery_app, guard=login_required, who=user_name), url_prefix="/console")
@@ -11,13 +11,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
-try:
-    from flask import Blueprint, Response, request
-except ImportError as error:
-    raise ImportError('celery_durable.contrib.flask needs Flask: pip install "celery-durable[flask]"') from error
+from flask import Blueprint, Response, request
 
-from ..errors import ConfigurationError
-from .door import Door, content_length
+from ...errors import ConfigurationError
+from ..door import Door, content_length
 
 __all__ = ["console_blueprint", "events_blueprint"]
 
@@ -67,8 +64,8 @@ def console_blueprint(
     """
     from werkzeug.wrappers import Request
 
-    from ..console import Console
-    from ..console.paths import wsgi_path
+    from ...console import Console
+    from ...console.paths import wsgi_path
 
     if guard is not None and who is None:
         raise ConfigurationError(
