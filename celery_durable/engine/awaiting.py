@@ -34,10 +34,10 @@ from .saying import report
 from .sharing import Lock, Unlock, checked_turn, deleting, getting, incrementing, setting
 from .sleeping import Sleep
 from .undoing import awaited, register
-from .verbs import Wrapped, decorated
 from .verbs import step as sync_step
 from .where import caller
 from .work import Options, StepContext, Work
+from .wrapping import Wrapped, decorated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on

@@ -24,7 +24,7 @@ from ..errors import (
     RunCancelled,
     RunOverdue,
     StepInterrupted,
-)
+)  # fmt: skip
 from ..store.link import Link
 from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from ..store.store import Store

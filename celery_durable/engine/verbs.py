@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +17,11 @@ from ..errors import NotInDurableTask
 from ..model import Event
 from ..store.records import NewTurn
 from .block import Policy
-from .branch import Branch, complete
+from .branch import complete
 from .calls import Call
 from .changing import patched, require_patch
 from .control import ContinueAsNew
-from .current import current_pass, current_step, pass_of
+from .current import current_step, pass_of
 from .events import Emit, EventWait, OnTimeout, Wait, WaitOptions
 from .parallel import Block, mapped, named
 from .passing import Pass
@@ -34,11 +33,12 @@ from .together import settle_block
 from .undoing import awaited, register
 from .where import caller
 from .work import Options, StepContext, Work
+from .wrapping import Wrapped, decorated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-__all__ = ["Step", "Wrapped", "decorated", "step"]
+__all__ = ["Step", "step"]
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -370,51 +370,6 @@ class Step(Verbs):
         if fn is not None:
             return decorated(fn, options, pass_of, complete)
         return lambda function: decorated(function, options, pass_of, complete)
-
-
-Asking = Callable[[str], Pass]
-"""Finds the pass whose body asks by a verb, or refuses."""
-Bringing = Callable[[Pass, Branch], Any]
-"""Brings a branch to its answer: at once, or by what is to be awaited."""
-
-
-def decorated(fn: Callable[..., Any], options: Options, asking: Asking, bringing: Bringing) -> Callable[..., Any]:
-    """What ``@step`` makes of a function."""
-    name = getattr(fn, "__name__", "step")
-
-    @functools.wraps(fn)
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        if current_pass.get() is None or current_step.get() is not None:
-            return fn(*args, **kwargs)
-        run = asking(f"{name}(), which has @step")
-        return bringing(run, Function(run, Work(run.next_id(name), "run", fn, args, kwargs, options)))
-
-    return stepped
-
-
-class Wrapped:
-    """Stands for an object; calling anything of it is a step."""
-
-    def __init__(self, id: str, target: Any, options: Options, asking: Asking, bringing: Bringing) -> None:
-        self.__id = id
-        self.__target = target
-        self.__options = options
-        self.__asking = asking
-        self.__bringing = bringing
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.__target, name)
-        if value is None or isinstance(value, (str, int, float, bool, bytes, list, tuple, dict, set)):
-            return value
-        return Wrapped(f"{self.__id}.{name}", value, self.__options, self.__asking, self.__bringing)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.__asking(f"step.wrap({self.__id!r})")
-        step_id = f"{self.__id}#{run.occurrence(self.__id)}"
-        return self.__bringing(run, Function(run, Work(step_id, "run", self.__target, args, kwargs, self.__options)))
-
-    def __repr__(self) -> str:
-        return f"<step.wrap({self.__id!r}) of {self.__target!r}>"
 
 
 step = Step()
