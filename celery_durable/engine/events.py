@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict  # which comes with pydantic
 
 from ..core.boundary import Boundary, plain_form
 from ..core.codec import decode, encode
