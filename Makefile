@@ -68,7 +68,7 @@ fuzz: $(VENV)/.dev
 	@$(BIN)/python -m tests.fuzz $(TARGET) $(SECONDS)
 
 clean:
-	@rm -rf $(VENV) .example build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
+	@rm -rf $(VENV) .example build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz .bench
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -19,6 +19,7 @@ from bench import (
     load,
     orders,
     parallel,
+    peers,
     replay,
     steps,
     suspends,
@@ -27,6 +28,7 @@ from bench import (
 
 BENCHMARKS = {
     "steps": steps.main,
+    "peers": peers.main,
     "replay": replay.main,
     "parallel": parallel.main,
     "orders": orders.main,
