@@ -84,8 +84,10 @@ _OF_CALLER = frozenset(
     }
 )
 
-# What a task says of its messages: it is asked when one is sent, and this is for a sender that does not know it.
-_OF_TASK = ("queue", "exchange", "routing_key", "priority", "time_limit", "soft_time_limit")
+# What a task, or else its app, says of its messages. They are asked when one is sent, and this is for a sender that
+# does not know them, such as a worker of another app in the same database.
+_PLACES = ("queue", "exchange", "routing_key")
+_OF_TASK = (*_PLACES, "priority", "time_limit", "soft_time_limit")
 
 
 def keep(app: Celery, task: PlainTask | None, options: dict[str, Any]) -> str:
@@ -98,6 +100,8 @@ def keep(app: Celery, task: PlainTask | None, options: dict[str, Any]) -> str:
         kept["headers"] = {name: value for name, value in kept["headers"].items() if name != SCHEDULE_HEADER}
     kept |= _routed(kept)
     of_task = {name: value for name in _OF_TASK if (value := getattr(task, name, None)) is not None}
+    if task is not None and not any((kept | of_task).get(place) for place in _PLACES):
+        of_task["queue"] = app.amqp.router.route({}, task.name).get("queue")
     if of_task:
         kept["of_task"] = of_task | _routed(of_task)
     if kept.get("expires") is not None:

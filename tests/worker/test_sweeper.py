@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -160,6 +161,22 @@ def test_one_broken_record_stops_no_other(desk: Desk, task: Any) -> None:
     desk.tick()
 
     assert [message.headers["id"] for message in desk.messages()] == ["good"]
+
+
+def test_a_sweeper_of_another_app_sends_a_run_to_the_queue_of_its_own(desk: Desk, task: Any) -> None:
+    """Two apps in one database: neither has the other's tasks, nor its default queue."""
+    task.apply_async(("o-1",), task_id="run")
+    desk.messages()
+    make_due(desk, "run")
+    other = Celery("other", broker="memory://", backend="cache+memory://", set_as_current=False)
+    url = desk.app.conf.durable_database_url
+    other.conf.update(durable_database_url=url, task_default_queue=f"other-{uuid.uuid4().hex[:8]}")
+
+    Desk(other).tick()
+
+    assert [message.headers["id"] for message in desk.messages()] == ["run"]
+    assert not Desk(other).messages()
+    other.close()
 
 
 def test_one_sweeper_leads_and_another_takes_over(desk: Desk, task: Any) -> None:
