@@ -30,8 +30,9 @@ class Seen(logging.Handler):
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+def seen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
     handler = Seen()
+    caplog.set_level(logging.WARNING, "celery_durable")  # whatever a worker in this process has made of the root logger
     monkeypatch.setattr(watching, "TELL_AFTER", 0.2)
     logging.getLogger("celery_durable").addHandler(handler)
     yield handler
