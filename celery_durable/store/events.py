@@ -102,7 +102,7 @@ class Events(Recording, Gated, Upkeep):
         while True:
             rows = connection.execute(look, values).all()
             for row in rows:
-                event = StoredEvent(*tuple(row))
+                event = StoredEvent._make(row)
                 if _fits(wanted, event):
                     return event
             if len(rows) < limit:
@@ -160,7 +160,7 @@ class Events(Recording, Gated, Upkeep):
 
         def read(connection: Connection) -> StoredEvent | None:
             row = self._do(connection, self.statements.one_event, {"at_id": event_id}).first()
-            return None if row is None else StoredEvent(*tuple(row))
+            return None if row is None else StoredEvent._make(row)
 
         return link.run(read)
 

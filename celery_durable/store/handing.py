@@ -208,7 +208,7 @@ class Handing(Ending):
 
         def over(connection: Connection) -> Aftermath | None:
             with link.atomic(connection):
-                if self._do(connection, self.statements.start_over, values).rowcount != 1:
+                if self._count(connection, self.statements.start_over, values) != 1:
                     kept = self._has_token(connection, fence.run_id, token)
                     return Aftermath(wake=(fence.run_id,)) if kept else None
                 aftermath = Aftermath(wake=(fence.run_id,)) + self._close(connection, [fence.run_id])

@@ -187,7 +187,7 @@ class Recording(StoreBase):
         def give(connection: Connection) -> tuple[str, str] | None:
             with link.atomic(connection):
                 values = at_run | {"at_token": fence.token, "token": token, "due_in": SOON}
-                if self._do(connection, self.statements.hand_back, values).rowcount == 1:
+                if self._count(connection, self.statements.hand_back, values) == 1:
                     self._write_late(connection, fence, outcomes)
                     seen = [{**at_run, "at_step": step, "place": place} for step, place in marks.items()]
                     if seen:

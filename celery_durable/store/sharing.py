@@ -98,7 +98,7 @@ class Sharing(Recording):
     def report(self, link: Link, fence: Fence, text: str, lease_until: int, patience: float = 0.0) -> bool:
         """Keep what ``step.set_progress`` says. ``False``: the lease is lost."""
         values = {"at_id": fence.run_id, "at_token": fence.token, "reported": text, "lease_until": lease_until}
-        return link.run(lambda connection: self._do(connection, self.statements.report, values).rowcount == 1, patience)
+        return link.run(lambda connection: self._count(connection, self.statements.report, values) == 1, patience)
 
     def keep_log(self, link: Link, run_id: str, lines: Iterable[LogLine]) -> None:
         """Keep what a run's logger was told. A line that is said again in the same place is kept once."""

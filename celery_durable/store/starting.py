@@ -173,9 +173,9 @@ class Starting(Lines):
         statements, run_id, token = self.statements, values["at_id"], values["token"]
         row: RowMapping | None
         if self.dialect.update_returning:
-            row = self._do(connection, statements.claim, values).mappings().first()
+            row = self._row(connection, statements.claim, **values)
         else:
-            taken = self._do(connection, statements.claim, values).rowcount
+            taken = self._count(connection, statements.claim, values)
             row = self._row(connection, statements.claimed, at_id=run_id, token=token) if taken else None
         if row is None:
             other = self._not_claimable(connection, values)
@@ -196,7 +196,7 @@ class Starting(Lines):
         if row["token"] == values["token"]:
             return None
         if row["status"] in FINISHED:
-            if self._do(connection, self.statements.claim_delivery, values).rowcount:
+            if self._count(connection, self.statements.claim_delivery, values):
                 fence = Fence(values["at_id"], values["token"])
                 return Outcome(fence, row["task"], row["status"], row["result"], row["error"])
             return NotClaimed(row["status"])

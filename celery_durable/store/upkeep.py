@@ -189,9 +189,9 @@ class Upkeep(StoreBase):
         values = {"at_name": name, "holder": holder, "lease": lease}
 
         def take(connection: Connection) -> bool:
-            if self._do(connection, self.statements.lease_take, values).rowcount:
+            if self._count(connection, self.statements.lease_take, values):
                 return True
-            return self._do(connection, self.statements.lease_make, values).rowcount == 1
+            return self._count(connection, self.statements.lease_make, values) == 1
 
         return link.run(take)
 
