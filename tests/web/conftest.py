@@ -22,6 +22,8 @@ from tests.waiting import wait_until
 from tests.web.processes import Process, Server
 from tests.web.work import UNSERVED
 
+pytest.register_assert_rewrite("tests.web.webhooks")
+
 RUN_LIMIT = 30.0
 
 

@@ -12,6 +12,7 @@ from celery_durable.contrib.door import sign
 from tests.proxy import Proxy
 from tests.web.conftest import MakeSite, Site
 from tests.web.processes import Server
+from tests.web.webhooks import test_a_webhook_with_a_token_counts_once as test_a_webhook_with_a_token_counts_once
 from tests.web.work import SECRET, TOKEN, UNSERVED
 
 SERVER = ("django", "runserver", "--noreload", "127.0.0.1:{port}")
@@ -212,18 +213,6 @@ def test_elsewhere_an_event_that_is_to_commit_with_rows_is_refused(site: Site, e
 
 
 # ------------------------------------------------------------------ the door
-
-
-def test_a_webhook_with_a_token_counts_once(site: Site, server: Server, name: str) -> None:
-    # Given
-    run = site.waiting("web.wait_for", "order.paid", name)
-    body = {"payload": {"order": 7}, "key": name, "event_id": f"paid-{name}"}
-    # When
-    answers = [server.post("/durable/events/order.paid", body, {"Authorization": f"Bearer {TOKEN}"}) for _ in "12"]
-    # Then
-    assert [(answer.status, answer.json["duplicate"]) for answer in answers] == [(202, False), (202, True)]
-    assert site.wait_for(run).result == {"order": 7}
-    assert len(site.events(name)) == 1
 
 
 def test_a_signed_webhook_counts_once(site: Site, server: Server, name: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from celery_durable.contrib.door import sign
 from tests.web.conftest import MakeSite, Site
 from tests.web.processes import Server
-from tests.web.work import SECRET, TOKEN, UNSERVED
+from tests.web.webhooks import test_a_webhook_with_a_token_counts_once as test_a_webhook_with_a_token_counts_once
+from tests.web.work import SECRET, UNSERVED
 
 SERVER = ("uvicorn", "tests.web.fastapi_site:app", "--port", "{port}")
 
@@ -93,18 +94,6 @@ def test_a_server_that_is_killed_after_the_commit_loses_no_event(site: Site, nam
     # Then
     assert site.things(name) == 1
     assert site.wait_for(run).result == "left behind"
-
-
-def test_a_webhook_with_a_token_counts_once(site: Site, server: Server, name: str) -> None:
-    # Given
-    run = site.waiting("web.wait_for", "order.paid", name)
-    body = {"payload": {"order": 7}, "key": name, "event_id": f"paid-{name}"}
-    # When
-    answers = [server.post("/durable/events/order.paid", body, {"Authorization": f"Bearer {TOKEN}"}) for _ in "12"]
-    # Then
-    assert [(answer.status, answer.json["duplicate"]) for answer in answers] == [(202, False), (202, True)]
-    assert site.wait_for(run).result == {"order": 7}
-    assert len(site.events(name)) == 1
 
 
 def test_a_signed_webhook_is_let_in_and_a_stranger_is_not(site: Site, server: Server, name: str) -> None:
