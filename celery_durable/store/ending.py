@@ -7,14 +7,17 @@ hears of it.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import DBAPIError
 
 from ..core.faults import write_error
 from ..errors import CallFailed, RunCancelled
 from ..model import FINISHED
 from .base import SOON, new_token
 from .events import Events
-from .link import Link
+from .link import Link, is_stale
 from .records import Aftermath, Deed, Fence, Parent
 from .starting import Starting
 from .turns import Turns
@@ -25,8 +28,19 @@ PAUSED = "paused:"
 """What the reason of a run begins with that a person has paused: its code is sound."""
 
 
+class Origin(NamedTuple):
+    """Where a run comes from."""
+
+    parent: Parent | None
+    kind: str | None
+    outstanding: int
+    """How many calls its caller waited for when this was read."""
+
+
 class Ending(Starting, Turns, Events):
     """Transactions in which a run ends, or is told to."""
+
+    _reports_at_once = True
 
     # --------------------------------------------------------------------- end
 
@@ -108,17 +122,44 @@ class Ending(Starting, Turns, Events):
         }
 
         def end(connection: Connection) -> Aftermath | None:
-            parent, kind = self._origin_of(connection, run_id)
+            if worker is None and status in self.statements.report_end and self._reports_at_once:
+                reported = self._report(connection, values)
+                if reported is not None:
+                    return reported
+            origin = self._origin_of(connection, run_id)
+            if worker is None and status == "completed" and self._is_one_of_many(connection, origin, values):
+                return Aftermath()
+            parent = origin.parent
             with link.atomic(connection):
                 caller = self._lock_parent(connection, parent)
-                if connection.execute(self.statements.end_from_outside, values).rowcount == 0:
+                if self._count(connection, self.statements.end_from_outside, values) == 0:
                     if not self._has_token(connection, run_id, token):
                         return None
                     return Aftermath(wake=(parent.run_id,) if parent else ())  # by an earlier try
                 aftermath = self._answer_parent(connection, caller, run_id, parent, status, result, error)
-                return aftermath + self._close(connection, [run_id]) if kind is None else aftermath
+                return aftermath + self._close(connection, [run_id]) if origin.kind is None else aftermath
 
         return link.run(end, patience)
+
+    def _report(self, connection: Connection, values: dict[str, Any]) -> Aftermath | None:
+        """The end of an ordinary task and its caller's answer as one statement. ``None``: it had ended, or is none."""
+        try:
+            row = self._row(connection, self.statements.report_end[values["status"]], **values, due_in=SOON)
+        except DBAPIError as error:
+            if is_stale(error):  # it can't choose its isolation, and here the server's lets it fail behind another one
+                self._reports_at_once = False
+            raise
+        if row is None or row["ended"] is None:
+            return None
+        return Aftermath(wake=() if row["woken"] is None else (row["woken"],))
+
+    def _is_one_of_many(self, connection: Connection, origin: Origin, values: dict[str, Any]) -> bool:
+        """The same of a task that is not the last one that its caller waits for; whether that was all."""
+        statement, parent = self.statements.report_one_of_many, origin.parent
+        if statement is None or parent is None or origin.kind is None or origin.outstanding <= 1:
+            return False
+        of_parent = {"at_parent": parent.run_id, "at_step": parent.step_id}
+        return self._count(connection, statement, values | of_parent) > 0
 
     def _close(self, connection: Connection, ended: list[str]) -> Aftermath:
         """These runs have ended: nothing that they had open is waited for any more."""
@@ -128,13 +169,14 @@ class Ending(Starting, Turns, Events):
         aftermath = self._leave_lines(connection, ended)
         return aftermath + self._cancel(connection, called, "the run that called it has ended")
 
-    def _origin_of(self, connection: Connection, run_id: str) -> tuple[Parent | None, str | None]:
+    def _origin_of(self, connection: Connection, run_id: str) -> Origin:
         """Who calls a run, and whether it is an ordinary task. Never changes, and is read before a transaction: on
         MySQL the first plain read in one fixes what all later ones see."""
         row = self._row(connection, self.statements.origin_of, at_id=run_id)
         if row is None:
-            return None, None
-        return Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None, row["kind"]
+            return Origin(None, None, 0)
+        parent = Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None
+        return Origin(parent, row["kind"], row["quorum"] or 0)
 
     def _lock_parent(self, connection: Connection, parent: Parent | None) -> RowMapping | None:
         return None if parent is None else self._row(connection, self.statements.lock_parent, at_id=parent.run_id)
@@ -182,7 +224,7 @@ class Ending(Starting, Turns, Events):
         """
 
         def work(connection: Connection) -> Aftermath | None:
-            parent, _ = self._origin_of(connection, run_id)
+            parent = self._origin_of(connection, run_id).parent
             with link.atomic(connection):
                 caller = self._lock_parent(connection, parent)
                 aftermath = self._cancel(connection, [run_id], reason, force=force)

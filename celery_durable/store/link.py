@@ -30,7 +30,16 @@ from ..errors import ConfigurationError, DurableError
 from .dialects import Dialect
 from .watch import Watched, watch
 
-__all__ = ["CONTENDED_TRIES", "Link", "explain", "is_contended", "is_transient", "pause_for_others", "was_taken_back"]
+__all__ = [
+    "CONTENDED_TRIES",
+    "Link",
+    "explain",
+    "is_contended",
+    "is_stale",
+    "is_transient",
+    "pause_for_others",
+    "was_taken_back",
+]
 
 T = TypeVar("T")
 
@@ -160,6 +169,12 @@ _TAKEN_BACK = {
 def is_contended(error: DBAPIError) -> bool:
     """Whether the database has taken something back so that others could go on."""
     return was_taken_back(error.orig)
+
+
+def is_stale(error: DBAPIError) -> bool:
+    """Whether a statement met rows that others had changed since its transaction began, where the isolation of
+    transactions does not let it go on with what they are now."""
+    return _code_of(error.orig) == "40001"
 
 
 def was_taken_back(original: BaseException | None) -> bool:

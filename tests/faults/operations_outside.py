@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery_durable.core.codec import encode
@@ -88,17 +89,27 @@ def unregistered(scene: Scene) -> Any:
     return scene.store.unregistered(scene.link, scene.name + "r", delay=SECOND, pause_because=None, waiting_on="x")
 
 
-def _ordinary(scene: Scene) -> Any:
+def _ordinary(scene: Scene, quorum: int | None = None) -> Any:
     scene.given = scene.taken()
     child = scene.run("c", parent=Parent(scene.name + "r", "call c"), kind="task")
     call = a_call(child.id)
-    step = call._replace(id="call c")
-    return scene.store.suspend(scene.link, scene.given.fence, changes=Changes(steps=(step,), calls=(child,)), **PARKING)
+    changes = Changes(steps=(call._replace(id="call c"),), calls=(child,))
+    return scene.store.suspend(scene.link, scene.given.fence, changes=changes, **PARKING | {"quorum": quorum})
 
 
 @operation("an ordinary task's report", _ordinary)
 def end_from_outside(scene: Scene) -> Any:
     return scene.store.end_from_outside(scene.link, scene.name + "c", status="completed", result="1")
+
+
+@operation("a report of one of many", partial(_ordinary, quorum=2), told_less=True)
+def one_of_many(scene: Scene) -> Any:
+    return end_from_outside(scene)
+
+
+@operation("an ordinary task that is revoked", _ordinary)
+def revoked(scene: Scene) -> Any:
+    return scene.store.end_from_outside(scene.link, scene.name + "c", status="cancelled")
 
 
 @operation("the sweeper's lease")

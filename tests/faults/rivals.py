@@ -62,10 +62,11 @@ def _rival(faulty: Faulty) -> Iterator[_Rival]:
 
 
 @contextmanager
-def holding(faulty: Faulty, statement: str, until: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold what a statement locks, until an operation waits for it, or until something has come about."""
+def holding(faulty: Faulty, *statements: str, until: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold what statements lock, until an operation waits for it, or until something has come about."""
     with _rival(faulty) as rival, ThreadPoolExecutor(1) as pool:
-        rival.run(statement)
+        for statement in statements:
+            rival.run(statement)
 
         def let_go() -> None:
             wait_until(until or rival.is_waited_for, 30, "the operation waits")

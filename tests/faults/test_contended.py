@@ -38,13 +38,13 @@ CROSSED = {
     "cancel with force": "step",
     "retry": "step",
     "fork": "step",
-    "an ordinary task's report": "step",
+    "an ordinary task that is revoked": "step",
     "prune": "step",
 }
 """Operations that lock a run, and the table in which they lock something after it."""
 SERIALIZED = ["claim", "record a step", "settle a step that has begun", "record branches together", "finish",
               "pause by a mismatch", "step.set_progress", "heartbeat", "mark a result delivered", "mark a message sent",
-              "recover a dead worker's run", "set a run aside"]  # fmt: skip
+              "recover a dead worker's run", "set a run aside", "an ordinary task's report"]  # fmt: skip
 """Operations that are one statement on PostgreSQL, whose isolation is the server's default."""
 NAMED = {operation.name: operation for operation in OPERATIONS}
 
@@ -127,6 +127,34 @@ def test_a_serialization_failure(faulty: Faulty, isolation: str) -> None:
         assert all(is_contended(error) for error in noted), name
         assert found == undisturbed(faulty, NAMED[name]), name
     strict.engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["an ordinary task's report", "a report of one of many"])
+def test_a_report_that_waits_for_its_caller_sees_what_became_of_it(faulty: Faulty, name: str) -> None:
+    """It is one statement, which began before: its own sight of the rows is the old one."""
+    run, step = faulty.direct.tables.run.name, faulty.direct.tables.step.name
+
+    def behind(statement: str) -> tuple[str, str, bool, int | None]:
+        """The task, the step, whether the caller is woken, and its quorum, once who had its row has done this."""
+
+        def rival(scene: Scene) -> AbstractContextManager[None]:
+            return holding(faulty, *[part.format(scene.name) for part in (touch(scene), statement)])
+
+        rows, _ = performed(faulty, NAMED[name], faulty.direct, rival)
+        caller, called = sorted(rows[run], key=lambda row: row["kind"] is not None)
+        (call,) = rows[step]
+        return called["status"], call["status"], caller["waiting_on"] == "a worker", caller["quorum"]
+
+    assert behind(f"UPDATE {run} SET quorum = 5 WHERE id = '{{}}r'") == ("completed", "completed", False, 4)
+    assert behind(f"UPDATE {run} SET quorum = 1 WHERE id = '{{}}r'") == ("completed", "completed", True, 1)
+    assert behind(f"UPDATE {run} SET status = 'running', quorum = 5 WHERE id = '{{}}r'") == (
+        "completed", "completed", False, 5,
+    )  # fmt: skip
+    assert behind(f"UPDATE {run} SET status = 'completed', quorum = 5 WHERE id = '{{}}r'") == (
+        "completed", "waiting", False, 5,
+    )  # fmt: skip
+    assert behind(f"UPDATE {step} SET child = 'another' WHERE run_id = '{{}}r'")[:3] == ("completed", "waiting", False)
+    assert behind(f"UPDATE {run} SET status = 'cancelled' WHERE id = '{{}}c'")[:3] == ("cancelled", "waiting", False)
 
 
 @pytest.mark.parametrize("name", ["claim", "record a step", "a child's end", "cancel"])

@@ -308,8 +308,11 @@ WORKER = [
     ),
     Operation(
         "report of a called ordinary task", "worker",
-        then(started("calls_an_ordinary_task"), lambda s: s.handle(s.take()), lambda s: s.handle(s.take())), handle,
-        {"r": "completed"},
+        then(started("calls_an_ordinary_task"), lambda s: s.handle(s.take())), handle, {"r": "completed"},
+    ),
+    Operation(
+        "report of one of many", "worker",
+        then(started("calls_ordinary_tasks"), lambda s: s.handle(s.take())), handle, {"r": "completed"},
     ),
     Operation(
         "clean-up of a cancelled run", "worker",

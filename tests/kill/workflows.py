@@ -89,6 +89,12 @@ def calls_an_ordinary_task() -> Any:
     return step.run("after", work, "after", step.call("call", signature("ordinary", (1,))))
 
 
+def calls_ordinary_tasks() -> Any:
+    with step.parallel() as block:
+        called = [block.call(f"call-{number}", signature("ordinary", (number,))) for number in range(3)]
+    return step.run("after", work, "after", [future.result() for future in called])
+
+
 def calls_a_waiting_one() -> Any:
     try:
         return step.call("call", "tidies")
@@ -167,8 +173,8 @@ _OPTIONS: dict[Callable[..., Any], dict[str, Any]] = {
 }
 _BODIES: tuple[Callable[..., Any], ...] = (
     nothing, one_step, step_fails_first, books, side_by_side, sleeps, waits, asks, waits_for_a_while, emits,
-    calls, calls_an_ordinary_task, calls_a_waiting_one, tidies, undone, fails_until_fixed, begins_again, counts, locks,
-    *_OPTIONS,
+    calls, calls_an_ordinary_task, calls_ordinary_tasks, calls_a_waiting_one, tidies, undone, fails_until_fixed,
+    begins_again, counts, locks, *_OPTIONS,
 )  # fmt: skip
 
 

@@ -70,17 +70,24 @@ def called(store: Store, link: Link, *children: str, parent: str = "r1", quorum:
     parked(store, link, taken(store, link, parent), calls_of(*children, parent=parent, **of), quorum=quorum)
 
 
+def outcome_of(status: str) -> dict[str, Any]:
+    return {"result": '"done"'} if status == "completed" else {"error": '{"type":"E"}'}
+
+
 def ended(store: Store, link: Link, claim: Claim, status: str = "completed", **values: Any) -> Aftermath | None:
     """The end of a run by the worker that has it."""
-    outcome = {"result": '"done"'} if status == "completed" else {"error": '{"type":"E"}'}
-    return store.finish(
-        link, claim.fence, status=status, now=claim.now, lease=LEASE, parent=claim.parent, **outcome | values
-    )
+    outcome = outcome_of(status) | values
+    return store.finish(link, claim.fence, status=status, now=claim.now, lease=LEASE, parent=claim.parent, **outcome)
 
 
 def done(store: Store, link: Link, child: str, status: str = "completed", **values: Any) -> Aftermath | None:
     """A run that is taken and brought to its end."""
     return ended(store, link, claimed(store, link, child), status, **values)
+
+
+def over(store: Store, link: Link, child: str, status: str = "completed", **values: Any) -> Aftermath | None:
+    """The end of a run as others hear of it."""
+    return store.end_from_outside(link, child, status=status, **outcome_of(status) | values)
 
 
 def emit(store: Store, link: Link, name: str) -> None:

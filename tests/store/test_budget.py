@@ -17,7 +17,7 @@ from celery_durable.store.records import Fence
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
-from .calling import called, ended
+from .calling import called, ended, over
 from .making import a_step, claimed, lease_of, new_run, put, taken
 
 
@@ -42,7 +42,7 @@ class Counter:
         open_transaction = False
         for statement in seen:
             word = statement.split()[0]
-            if word == "BEGIN":
+            if word in ("BEGIN", "START"):
                 open_transaction = True
             elif word == "COMMIT":
                 open_transaction = False
@@ -379,13 +379,52 @@ def test_the_end_of_what_was_called(
     assert counter.take() == cost
 
 
-def test_an_ordinary_task_that_reports_its_end(store: Store, counter: Counter) -> None:
+@pytest.mark.parametrize("quorum", [None, 2])
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_an_ordinary_task_that_reports_its_end(store: Store, counter: Counter, status: str, quorum: int | None) -> None:
+    """The caller's lock, the end, the answer, and the waking or one less to wait for."""
     with store.link() as link:
-        called(store, link, "t", kind="task")
+        called(store, link, "t", "u", kind="task", quorum=quorum)
         counter.take()
-        assert store.end_from_outside(link, "t", status="completed", result="1") is not None
-    # who calls it; the caller, the end, the answer, the waking; what it had open: waits, calls
-    assert counter.take() == (5, 1)
+        assert over(store, link, "t", status) is not None
+    assert counter.take() == (1, 1)
+
+
+def test_a_report_on_mysql(mysql_url: str) -> None:
+    """Of the last task that is waited for: who calls it; the caller, the end, the answer, the waking. Of the others:
+    who calls it; all of the rest."""
+    store = Store(mysql_url)
+    store.migrate()
+    with store.link() as link:
+        called(store, link, "t", "u", "v", kind="task", quorum=3)
+        counter, costs = Counter(store.engine), []
+        for task in ("t", "u", "v"):
+            over(store, link, task)
+            costs.append(counter.take())
+    store.engine.dispose()
+    assert costs == [(2, 1), (2, 1), (5, 1)]
+
+
+def test_a_report_names_rows_and_joins_none(store: Store) -> None:
+    """With statistics that tell of few rows, a plan may read all steps of the caller to find one."""
+    with store.link() as link:
+        called(store, link, *(f"t{number:03}" for number in range(300)), kind="task", quorum=300)
+        for number in range(10):  # by then the plan is made once for all values
+            over(store, link, f"t{number:03}")
+        statement: Any = store.statements.report_end["completed"]
+        compiled = statement.compile(dialect=store.engine.dialect)
+        values = {"at_id": "t100", "status": "completed", "token": 7, "retention": 1, "due_in": 1}
+        given = dict.fromkeys(compiled.params) | compiled.params | values
+        read: Any = link.run(
+            lambda at: at.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}", given).scalar()
+        )
+    assert most_rows(read[0]["Plan"]) == 1
+
+
+def most_rows(plan: dict[str, Any]) -> int:
+    """How many rows the widest part of a plan has read."""
+    dropped = sum(count for name, count in plan.items() if name.startswith("Rows Removed"))
+    return max(plan["Actual Rows"] + dropped, *map(most_rows, plan.get("Plans", [])), 0)
 
 
 def test_going_on_after_calls(store: Store, counter: Counter) -> None:

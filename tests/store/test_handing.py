@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from celery_durable.store.link import Link
 from celery_durable.store.records import Aftermath, Changes, Overtaken, Parent
+from celery_durable.store.statements.base import UNDER_WAY
 from celery_durable.store.store import Store
 
 from .calling import (
@@ -21,6 +23,7 @@ from .calling import (
     emit,
     ended,
     open_waits,
+    over,
     parked,
     together,
     waiting_for,
@@ -258,14 +261,24 @@ def test_together_means_all_or_none(store: Store, link: Link) -> None:
 # -- The end of what was called
 
 
-@pytest.mark.parametrize("outside", [False, True], ids=["by its worker", "from outside"])
-def test_a_result_answers_the_step_that_called(store: Store, link: Link, outside: bool) -> None:
-    called(store, link, "c")
-    if outside:
-        found = store.end_from_outside(link, "c", status="completed", result='"done"')
-    else:
-        found = done(store, link, "c")
-    assert found == Aftermath(wake=("r1",))
+WAYS: dict[str, Callable[..., Aftermath | None]] = {"by its worker": done, "from outside": over, "reported": over}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """How what was called comes to its end; an ordinary task's is reported."""
+    return str(request.param)
+
+
+def calling(store: Store, link: Link, way: str, *children: str, **values: Any) -> Callable[..., Aftermath | None]:
+    """A run that is parked on others, and how these end."""
+    called(store, link, *children, **values | ({"kind": "task"} if way == "reported" else {}))
+    return WAYS[way]
+
+
+def test_a_result_answers_the_step_that_called(store: Store, link: Link, way: str) -> None:
+    end = calling(store, link, way, "c")
+    assert end(store, link, "c") == Aftermath(wake=("r1",))
     row = step_rows(store, link)["call c"]
     assert (row["status"], row["result"], row["child"], row["wake_at"]) == ("completed", '"done"', "c", None)
     assert row["finished_at"] is not None
@@ -275,54 +288,86 @@ def test_a_result_answers_the_step_that_called(store: Store, link: Link, outside
     assert claimed(store, link).history["call c"].status == "completed"
 
 
-@pytest.mark.parametrize("outside", [False, True], ids=["by its worker", "from outside"])
-def test_a_failure_leaves_the_step_for_its_caller_to_judge(store: Store, link: Link, outside: bool) -> None:
-    called(store, link, "c")
-    if outside:
-        found = store.end_from_outside(link, "c", status="failed", error='{"type":"E"}')
-    else:
-        found = done(store, link, "c", "failed")
-    assert found == Aftermath(wake=("r1",))
+def test_a_failure_leaves_the_step_for_its_caller_to_judge(store: Store, link: Link, way: str) -> None:
+    end = calling(store, link, way, "c")
+    assert end(store, link, "c", "failed") == Aftermath(wake=("r1",))
     row = step_rows(store, link)["call c"]
     assert (row["status"], row["error"], row["child"]) == ("waiting", '{"type":"E"}', None)
     assert row["wake_at"] is not None
     assert row["finished_at"] is not None
 
 
-def test_a_caller_is_woken_when_all_have_ended(store: Store, link: Link) -> None:
-    called(store, link, "c", "d", "e", quorum=3)
-    assert done(store, link, "d") == NOTHING
+def test_a_caller_is_woken_when_all_have_ended(store: Store, link: Link, way: str) -> None:
+    end = calling(store, link, way, "c", "d", "e", quorum=3)
+    assert end(store, link, "d") == NOTHING
     row = run_row(store, link)
     assert (row["quorum"], row["due_at"]) == (2, None)
-    assert done(store, link, "c") == NOTHING
-    assert done(store, link, "e") == Aftermath(wake=("r1",))
-    assert run_row(store, link)["due_at"] is not None
-
-
-def test_a_failure_wakes_at_once(store: Store, link: Link) -> None:
-    called(store, link, "c", "d", "e", quorum=3)
-    assert done(store, link, "d", "failed") == Aftermath(wake=("r1",))
-    assert run_row(store, link)["due_at"] is not None
-
-
-@pytest.mark.parametrize("status", ["running", "paused", "completed", "failed", "cancelled"])
-def test_a_caller_that_does_not_sleep_is_not_woken(store: Store, link: Link, status: str) -> None:
-    called(store, link, "c")
-    put(store, link, status=status, due_at=None)
-    assert done(store, link, "c") == NOTHING
+    assert end(store, link, "c") == NOTHING
+    assert end(store, link, "e") == Aftermath(wake=("r1",))
     row = run_row(store, link)
-    assert (row["status"], row["due_at"]) == (status, None)
+    assert (row["quorum"], row["due_at"] is None) == (1, False)
+    assert [row["status"] for row in step_rows(store, link).values()] == ["completed"] * 3
+
+
+def test_a_failure_wakes_at_once(store: Store, link: Link, way: str) -> None:
+    end = calling(store, link, way, "c", "d", "e", quorum=3)
+    assert end(store, link, "d", "failed") == Aftermath(wake=("r1",))
+    row = run_row(store, link)
+    assert (row["quorum"], row["due_at"] is None) == (3, False)
+
+
+@pytest.mark.parametrize("quorum", [None, 2])
+@pytest.mark.parametrize("status", ["running", "paused", "completed", "failed", "cancelled"])
+def test_a_caller_that_does_not_sleep_is_not_woken(
+    store: Store, link: Link, way: str, status: str, quorum: int | None
+) -> None:
+    end = calling(store, link, way, "c", quorum=quorum)
+    put(store, link, status=status, due_at=None)
+    assert end(store, link, "c") == NOTHING
+    row = run_row(store, link)
+    assert (row["status"], row["due_at"], row["quorum"]) == (status, None, quorum)
+    assert run_row(store, link, "c")["status"] == "completed"
     answered = status in ("running", "paused")
     assert step_rows(store, link)["call c"]["status"] == ("completed" if answered else "waiting")
 
 
-def test_only_the_run_that_is_waited_for_answers(store: Store, link: Link) -> None:
+def test_a_caller_whose_step_is_under_way_is_not_woken(store: Store, link: Link, way: str) -> None:
+    """It was stopped, and a worker has not let it go yet: then it is told by what it hands back."""
+    end = calling(store, link, way, "c")
+    put(store, link, waiting_on=UNDER_WAY, due_at=7)
+    end(store, link, "c")
+    row = run_row(store, link)
+    assert (row["waiting_on"], row["due_at"]) == (UNDER_WAY, 7)
+
+
+@pytest.mark.parametrize("quorum", [None, 2])
+def test_only_the_run_that_is_waited_for_answers(store: Store, link: Link, way: str, quorum: int | None) -> None:
     """An attempt that was given up ends late: its step has called another run."""
-    called(store, link, "c")
+    end = calling(store, link, way, "c", quorum=quorum)
     step = store.tables.step
     link.run(lambda connection: connection.execute(step.update().values(child="c-2")))
-    assert done(store, link, "c") == NOTHING
+    assert end(store, link, "c") == NOTHING
     assert step_rows(store, link)["call c"]["status"] == "waiting"
+    assert (run_row(store, link)["quorum"], run_row(store, link, "c")["status"]) == (quorum, "completed")
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_task_whose_caller_is_forgotten_ends_all_the_same(store: Store, link: Link, status: str) -> None:
+    called(store, link, "c", kind="task")
+    run = store.tables.run
+    link.run(lambda connection: connection.execute(run.delete().where(run.c.id == "r1")))
+    assert over(store, link, "c", status) == NOTHING
+    assert run_row(store, link, "c")["status"] == status
+
+
+@pytest.mark.parametrize("quorum", [None, 2, 3])
+def test_a_report_is_recorded_once(store: Store, link: Link, quorum: int | None) -> None:
+    called(store, link, "c", "d", "e", quorum=quorum, kind="task")
+    assert over(store, link, "c") is not None
+    before = run_row(store, link), step_rows(store, link), run_row(store, link, "c")
+    assert over(store, link, "c") is None
+    assert over(store, link, "c", "failed") is None
+    assert (run_row(store, link), step_rows(store, link), run_row(store, link, "c")) == before
 
 
 def test_an_end_is_recorded_once(store: Store, link: Link) -> None:

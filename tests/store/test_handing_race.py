@@ -14,7 +14,7 @@ from celery_durable.store.link import Link
 from celery_durable.store.records import Aftermath, Changes, Claim
 from celery_durable.store.store import Store
 
-from .calling import a_call, called, calls_of, changed, done, ended, parked, step_of
+from .calling import a_call, called, calls_of, changed, done, ended, over, parked, step_of
 from .making import claimed, put, run_row, step_rows, taken
 
 CHILDREN = 40
@@ -24,35 +24,45 @@ PATIENCE = 20.0
 """As a pass has it: a write that a deadlock hits is done again."""
 
 
-def end_all(store: Store, children: list[str], failing: frozenset[str] = frozenset()) -> list[Aftermath | None]:
+def end_all(
+    store: Store, children: list[str], failing: frozenset[str] = frozenset(), kind: str | None = None
+) -> list[Aftermath | None]:
     """All of them end at once, on several connections; what each leaves to be done."""
     meeting = threading.Barrier(WORKERS)
     with store.link() as link:
-        claims = [claimed(store, link, child) for child in children]
+        claims = {} if kind else {child: claimed(store, link, child) for child in children}
 
-    def end(link: Link, claim: Claim) -> Aftermath | None:
-        status = "failed" if claim.fence.run_id in failing else "completed"
-        return ended(store, link, claim, status, patience=PATIENCE)
+    def end(link: Link, child: str) -> Aftermath | None:
+        status = "failed" if child in failing else "completed"
+        if kind:
+            return over(store, link, child, status, patience=PATIENCE)
+        return ended(store, link, claims[child], status, patience=PATIENCE)
 
-    def work(mine: list[Claim]) -> list[Aftermath | None]:
+    def work(mine: list[str]) -> list[Aftermath | None]:
         with store.link() as link:
             meeting.wait(30)
-            return [end(link, claim) for claim in mine]
+            return [end(link, child) for child in mine]
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        shares = pool.map(work, [claims[number::WORKERS] for number in range(WORKERS)])
+        shares = pool.map(work, [children[number::WORKERS] for number in range(WORKERS)])
         return [found for share in shares for found in share]
 
 
+KINDS = pytest.mark.parametrize("kind", [None, "task"], ids=["runs", "tasks"])
+
+
+@KINDS
 @pytest.mark.parametrize("running", [False, True], ids=["parked", "running"])
-def test_children_that_end_at_the_same_time_wake_their_caller_once(racing: Store, running: bool) -> None:
+def test_children_that_end_at_the_same_time_wake_their_caller_once(
+    racing: Store, running: bool, kind: str | None
+) -> None:
     store, children = racing, [f"c{number:02}" for number in range(CHILDREN)]
     with store.link() as link:
         if running:
-            changed(store, link, taken(store, link), calls_of(*children))
+            changed(store, link, taken(store, link), calls_of(*children, kind=kind))
         else:
-            called(store, link, *children, quorum=CHILDREN)
-        found = end_all(store, children)
+            called(store, link, *children, quorum=CHILDREN, kind=kind)
+        found = end_all(store, children, kind=kind)
         assert None not in found
         wakes = [after.wake for after in found if after is not None and after.wake]
         assert wakes == ([] if running else [("r1",)])
@@ -62,14 +72,64 @@ def test_children_that_end_at_the_same_time_wake_their_caller_once(racing: Store
         assert (row["waiting_on"] == "a worker") != running
 
 
-def test_a_failure_among_them_is_heard_of(racing: Store) -> None:
+@KINDS
+def test_a_failure_among_them_is_heard_of(racing: Store, kind: str | None) -> None:
     store, children = racing, [f"c{number:02}" for number in range(CHILDREN)]
     with store.link() as link:
-        called(store, link, *children, quorum=CHILDREN)
-        found = end_all(store, children, failing=frozenset({"c07"}))
+        called(store, link, *children, quorum=CHILDREN, kind=kind)
+        found = end_all(store, children, failing=frozenset({"c07"}), kind=kind)
         assert [after.wake for after in found if after is not None and after.wake] == [("r1",)]
         assert run_row(store, link)["quorum"] == 1  # of the 39 others
         assert {name for name, row in step_rows(store, link).items() if row["status"] == "waiting"} == {"call c07"}
+
+
+@pytest.mark.parametrize(("given_up", "quorum"), [("the call", None), ("the run", None), ("the run", 5)])
+def test_a_task_that_ends_while_it_is_given_up(racing: Store, given_up: str, quorum: int | None) -> None:
+    """Its report and the caller's pass, or the one who cancels, at the same moment: whoever is first."""
+    store, luck, meeting = racing, random.Random(7), threading.Barrier(2)
+    tasks = [f"c{number}" for number in range(ROUNDS)]
+    delays = [apart(luck) for _ in tasks]
+
+    def task_ends() -> list[Aftermath | None]:
+        found = []
+        with store.link() as link:
+            for task, (_, delay) in zip(tasks, delays, strict=True):
+                meeting.wait(30)
+                threading.Event().wait(delay)
+                found.append(over(store, link, task, patience=PATIENCE))
+                meeting.wait(30)
+        return found
+
+    with ThreadPoolExecutor(1) as pool, store.link() as link:
+        ends = pool.submit(task_ends)
+        outcomes = []
+        try:
+            for task, (delay, _) in zip(tasks, delays, strict=True):
+                caller = f"r-{task}"
+                give_up = prepared_tasks(store, link, caller, task, given_up, quorum)
+                meeting.wait(30)
+                threading.Event().wait(delay)
+                assert give_up() is not None
+                meeting.wait(30)
+                outcomes.append(outcome(store, link, caller, task))
+        except BaseException:
+            meeting.abort()
+            raise
+        for (task_status, step_status), end in zip(outcomes, ends.result(), strict=True):
+            assert (task_status, step_status) in (("completed", "completed"), ("cancelled", "cancelled"))
+            assert (end is not None) == (task_status == "completed")
+
+
+def prepared_tasks(store: Store, link: Link, caller: str, task: str, given_up: str, quorum: int | None) -> Any:
+    """A run that calls an ordinary task and others, and how the one is given up."""
+    others = [f"{task}-{number}" for number in range(4)]
+    if given_up == "the call":
+        claim = taken(store, link, caller)
+        changed(store, link, claim, calls_of(task, *others, parent=caller, kind="task"))
+        row = a_call(task, known=True, status="cancelled")
+        return lambda: changed(store, link, claim, Changes((row,), cancelled=(task,)))
+    called(store, link, task, *others, parent=caller, quorum=quorum, kind="task")
+    return lambda: store.cancel(link, caller, "not needed", force=True)
 
 
 def apart(luck: random.Random) -> tuple[float, float]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, and_, bindparam, case, literal, or_, update
+from sqlalchemy import BigInteger, Column, ColumnElement, FromClause, Table, and_, bindparam, case, literal, or_, update
 
 from ...core.replay import Record
 from ...model import FINISHED
 from ..dialects import Dialect
 from ..tables import Tables
 
-__all__ = ["ENDED", "UNDER_WAY", "StatementGroup"]
+__all__ = ["ENDED", "UNDER_WAY", "StatementGroup", "is_open"]
 
 ENDED = sorted(FINISHED)
 UNDER_WAY = "the step that is under way"
 """What a run waits for that was stopped while a worker executed one: it is not taken from that worker until then."""
+
+
+def is_open(run: FromClause) -> ColumnElement[bool]:
+    """A run has not ended. As so many comparisons: an IN of a list has another text each time, to SQLAlchemy."""
+    return and_(*(run.c.status != status for status in ENDED))
 
 
 class StatementGroup:
@@ -57,6 +62,12 @@ class StatementGroup:
             and_(run.c.status == "suspended", run.c.waiting_on == UNDER_WAY),
             and_(run.c.status == "paused", run.c.passes > 0, run.c.wake_at > self._dialect.now()),
         )
+
+    def _waking(self, *which: Any) -> Any:
+        """Make runs due that something has come for."""
+        run, due_at = self._tables.run, self._dialect.now() + bindparam("due_in", type_=BigInteger)
+        free = or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY)
+        return update(run).where(*which, free).values(due_at=due_at, wake_at=None, sends=0, waiting_on="a worker")
 
     def _suspended(self) -> dict[str, Any]:
         """What a run's row becomes when it is parked."""

@@ -48,7 +48,7 @@ from sqlalchemy import (
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import UNDER_WAY, StatementGroup
+from .base import StatementGroup
 from .recording import STEP_COLUMNS
 
 __all__ = ["EventStatements"]
@@ -243,12 +243,6 @@ class EventStatements(StatementGroup):
         these_runs = run.c.id.in_(bindparam("ids", expanding=True))
         self.wake_runs: Executable = self._waking(these_runs)
         self.to_send: Executable = select(*self._of_due()).where(these_runs)
-
-    def _waking(self, *which: Any) -> Any:
-        """Make runs due that something has come for."""
-        run, due_at = self._tables.run, self._dialect.now() + bindparam("due_in", type_=BigInteger)
-        free = or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY)
-        return update(run).where(*which, free).values(due_at=due_at, wake_at=None, sends=0, waiting_on="a worker")
 
     def _answer_at_once(self) -> None:
         """All of that behind the lock of the runs as one statement, where statements can be nested: of each run the
