@@ -41,6 +41,7 @@ class Ending(Starting, Turns, Events):
     """Transactions in which a run ends, or is told to."""
 
     _reports_at_once = True
+    """Until the server's isolation turns out to be too strict for that."""
 
     # --------------------------------------------------------------------- end
 
@@ -123,11 +124,11 @@ class Ending(Starting, Turns, Events):
 
         def end(connection: Connection) -> Aftermath | None:
             if worker is None and status in self.statements.report_end and self._reports_at_once:
-                reported = self._report(connection, values)
+                reported = self._report_at_once(connection, values)
                 if reported is not None:
                     return reported
             origin = self._origin_of(connection, run_id)
-            if worker is None and status == "completed" and self._is_one_of_many(connection, origin, values):
+            if worker is None and status == "completed" and self._report_one_of_many(connection, origin, values):
                 return Aftermath()
             parent = origin.parent
             with link.atomic(connection):
@@ -141,20 +142,22 @@ class Ending(Starting, Turns, Events):
 
         return link.run(end, patience)
 
-    def _report(self, connection: Connection, values: dict[str, Any]) -> Aftermath | None:
+    def _report_at_once(self, connection: Connection, values: dict[str, Any]) -> Aftermath | None:
         """The end of an ordinary task and its caller's answer as one statement. ``None``: it had ended, or is none."""
         try:
             row = self._row(connection, self.statements.report_end[values["status"]], **values, due_in=SOON)
         except DBAPIError as error:
-            if is_stale(error):  # it can't choose its isolation, and here the server's lets it fail behind another one
+            # By itself it has the server's isolation, and where that is strict it fails behind every other report.
+            if is_stale(error):
                 self._reports_at_once = False
             raise
         if row is None or row["ended"] is None:
             return None
         return Aftermath(wake=() if row["woken"] is None else (row["woken"],))
 
-    def _is_one_of_many(self, connection: Connection, origin: Origin, values: dict[str, Any]) -> bool:
-        """The same of a task that is not the last one that its caller waits for; whether that was all."""
+    def _report_one_of_many(self, connection: Connection, origin: Origin, values: dict[str, Any]) -> bool:
+        """The same where a statement gives nothing back. ``False``: it is the last one that its caller waits for, or it
+        had ended, or is none: nothing was written."""
         statement, parent = self.statements.report_one_of_many, origin.parent
         if statement is None or parent is None or origin.kind is None or origin.outstanding <= 1:
             return False

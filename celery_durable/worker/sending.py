@@ -84,7 +84,9 @@ class Sender:
         if delay and not self._runtime.etas.take(delay):
             return due.fence, 0, False
         try:
-            queue = queue_of(self._app, due.task, due.message)
+            # Nobody asks for the queue of a first message, unless there is a window: to find it out takes a while.
+            asked = due.sends > 0 or (self._window is not None and not delay)
+            queue = queue_of(self._app, due.task, due.message) if asked else None
             if queue is not None and self._backlog.explains(queue, due.sends):
                 return due.fence, self._backlog.patience(queue), True
             if self._window and not delay and not self._window.admits(link, queue, due.fence, self._backlog):
