@@ -1,7 +1,8 @@
-"""Run the benchmarks: ``python -m bench [name ...]``."""
+"""Run the benchmarks: ``python -m bench [name ...]``. With ``--save``, ``peers`` records what it has measured."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
 from importlib.metadata import version
@@ -48,14 +49,18 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(BENCHMARKS)
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run the benchmarks, or some.")
+    parser.add_argument("name", nargs="*", help=", ".join(BENCHMARKS))
+    parser.add_argument("--save", action="store_true", help="record what peers measures, for the documentation")
+    given = parser.parse_args()
+    chosen = given.name or list(BENCHMARKS)
     unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "sqlalchemy", "pydantic"))
     print(f"Python {platform.python_version()}, {packages}, {platform.machine()}")
     for name in chosen:
-        BENCHMARKS[name]()
+        BENCHMARKS[name]() if name != "peers" else peers.main(given.save)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ def measure(database: str, broker: str, settings: dict[str, Any]) -> None:
     )
 
 
-def lateness(durable: Durable, run_id: str) -> float:
+def lateness(durable: Durable, run_id: str, seconds: float = SECONDS) -> float:
     """Milliseconds from the moment that the sleep was to end until the next step's first line."""
     run = durable.get(run_id)
     (sleep,) = [step for step in run.steps if step.kind == "sleep"]
     assert sleep.started_at is not None
-    return float(run.result - sleep.started_at.timestamp() - SECONDS) * 1000
+    return float(run.result - sleep.started_at.timestamp() - seconds) * 1000

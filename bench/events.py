@@ -17,20 +17,34 @@ PAUSE = 0.03
 """Seconds between two emits: low load."""
 
 
-def latencies(store: Store) -> list[float]:
-    """Milliseconds from before each emit to the first line of the step after the wait."""
-    runs = [waits.delay(f"k{number}").id for number in range(WAITING)]
-    until(lambda: count(store, "suspended") == WAITING)
-    durable = Durable(app)
-    durable.emit("bench.event", None, key="nobody")  # connects, and is not measured
-    time.sleep(0.5)
-    emitted = {}
-    for number in range(EMITS):
-        emitted[number] = time.time()
-        durable.emit("bench.event", {"number": number}, key=f"k{number}")
-        time.sleep(PAUSE)
-    until(lambda: count(store, "completed") == EMITS)
-    return [(durable.get(runs[number]).result - emitted[number]) * 1000 for number in range(EMITS)]
+class Waiters:
+    """Runs that wait for an event, each with a key of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.waiting: list[tuple[str, str]] = []
+        """Keys and runs, the longest waiting first."""
+        self._made = 0
+
+    def latencies(self, parked: int, emits: int, pause: float) -> list[float]:
+        """Milliseconds from before each emit to the first line of the step after the wait, with so many runs parked
+        before the first of the emits."""
+        while len(self.waiting) < parked:
+            key = f"k{self._made}"
+            self.waiting.append((key, waits.delay(key).id))
+            self._made += 1
+        until(lambda: count(self.store, "suspended") == parked)
+        durable = Durable(app)
+        durable.emit("bench.event", None, key="nobody")  # connects, and is not measured
+        time.sleep(0.5)
+        woken, emitted = self.waiting[:emits], []
+        for key, _ in woken:
+            emitted.append(time.time())
+            durable.emit("bench.event", {"number": len(emitted)}, key=key)
+            time.sleep(pause)
+        del self.waiting[:emits]
+        until(lambda: count(self.store, "completed") == self._made - len(self.waiting))
+        return [(durable.get(run).result - at) * 1000 for (_, run), at in zip(woken, emitted, strict=True)]
 
 
 def main() -> None:
@@ -50,5 +64,5 @@ def main() -> None:
 
 def _measure(title: str, broker: str, store: Store) -> None:
     with workers(app, "bench.tasks", settings_for(store, broker), 2):
-        found = latencies(store)
+        found = Waiters(store).latencies(WAITING, EMITS, PAUSE)
     print(f"  {title:<22} {spread(found)}")

@@ -1,107 +1,145 @@
-"""One run of many tiny steps, against DBOS doing the same on the same database. DBOS is installed from PyPI into an
-environment of its own, which is kept in ``.bench``.
+"""All that ``bench.comparisons`` compares, side by side: us, what is bare, DBOS, Absurd and Restate, in alternating turns.
+
+``BENCH_COMPARISONS`` names some of them, ``BENCH_DATABASES`` the databases; with ``--save`` what was measured is recorded
+in ``docs/performance.json``, and the page and its pictures are made of it anew.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from bench.harness import SERVERS, alternate, one_pass
-from bench.steps import STEPS, many_steps
-from celery_durable.store.store import Store
+from bench import ours, results
+from bench.comparisons import ALL, BOTH, AtRest, Comparison, Way
+from bench.harness import SERVERS
+from bench.programs import ENGINES, LeftOut
+from bench.resting import look_at_rest
+from bench.watching import processor_use
+from bench.workers import REDIS, answers
 
-ENVIRONMENT = Path(__file__).parent.parent / ".bench"
-PACKAGE = "dbos==3.4.*"
-TURNS = 5
+TURNS = int(os.environ.get("BENCH_TURNS", "5"))
 
-
-def main() -> None:
-    python = _environment()
-    print(
-        f"\npeers: one workflow of {STEPS} tiny steps; microseconds per step, medians of {TURNS} alternating turns, "
-        f"beside DBOS {_version(python)}"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        compare("sqlite", f"sqlite:///{folder}/ours.db", f"sqlite:///{folder}/theirs.db", python)
-    with _databases() as urls:
-        if urls:
-            compare("postgresql", *urls, python)
+Answers = dict[str, list[list[float]]]
 
 
-def compare(name: str, own_url: str, other_url: str, python: Path) -> None:
-    store = Store(own_url)
-    store.migrate()
-    command = [str(python), str(Path(__file__).parent / "peer_dbos.py"), other_url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
-        assert peer.stdin is not None
-        assert peer.stdout is not None
-        while (line := peer.stdout.readline()) != "ready\n":
-            assert line, "DBOS has ended by itself"
+def main(save: bool = False) -> None:
+    wanted = os.environ.get("BENCH_COMPARISONS", " ".join(ALL)).split()
+    databases = os.environ.get("BENCH_DATABASES", " ".join(BOTH)).split()
+    print(f"\npeers: side by side, medians of {TURNS} alternating turns; the ratio is how much better ours is within a turn")
+    if not answers(REDIS):
+        print("  redis: does not answer, left out (set DURABLE_TEST_REDIS)")
+        return
+    left_out = _installed()
+    with ExitStack() as servers:
+        for database in list(databases):
+            try:
+                url = servers.enter_context(SPACES[database]())
+            except Exception as error:
+                print(f"  {database}: does not answer, left out: {error}")
+                continue
+            circumstances = results.circumstances(url, [key for key in ENGINES if key not in left_out])
+            print("\n".join(f"  {name} {value}" for name, value in circumstances.items()))
+            for name in wanted:
+                record = _compare(ALL[name], database, left_out)
+                if record and save:
+                    results.save(circumstances, database, name, record)
+    if save:
+        from bench import plots
 
-        def ours() -> float:
-            began = time.perf_counter()
-            one_pass(store, many_steps)
-            return (time.perf_counter() - began) / STEPS
-
-        def theirs() -> float:
-            print(STEPS, file=peer.stdin, flush=True)
-            return float(peer.stdout.readline()) / STEPS  # type: ignore[union-attr]
-
-        ours(), theirs()  # warm
-        own, other, ratio = alternate(TURNS, ours, theirs)
-        peer.kill()
-    store.engine.dispose()
-    print(
-        f"  {name:<11} ours {own * 1e6:7.0f}   DBOS {other * 1e6:7.0f}   {1 / ratio:.1f} times as many steps a second"
-    )
-
-
-def _environment() -> Path:
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, PACKAGE, "psycopg[binary]"], check=True)
-    return python
+        plots.main()
 
 
-def _version(python: Path) -> str:
-    asked = "from importlib.metadata import version; print(version('dbos'))"
-    return subprocess.run([str(python), "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+def _compare(comparison: Comparison, database: str, left_out: dict[str, str]) -> dict[str, Any] | None:
+    """One comparison on one database, printed; what is to be recorded of it, if anybody does it there."""
+    ways = [way for way in comparison.ways if database in way.databases]
+    if not ways:
+        return None
+    missing = comparison.missing | {way.label: left_out[way.program] for way in ways if way.program in left_out}
+    ways = [way for way in ways if way.program not in left_out]
+    load = os.getloadavg()[0]
+    print(f"\n  {comparison.title}; {database} ({processor_use()})", flush=True)
+    measure = look_at_rest if isinstance(comparison, AtRest) else in_turns
+    answers = measure(comparison, ways, lambda program: opened(program, database, comparison.processes), TURNS)
+    record = results.record(comparison, ways, answers, missing, load)
+    print("\n".join(f"    {line}" for line in results.lines(record)), flush=True)
+    return record
+
+
+def in_turns(comparison: Comparison, ways: list[Way], open_one: Any, turns: int) -> Answers:
+    """The answers of each way in each turn. Every turn begins with another one."""
+    found: Answers = {way.label: [] for way in ways}
+    with ExitStack() as ending:
+        programs = {name: ending.enter_context(open_one(name)) for name in dict.fromkeys(way.program for way in ways)}
+        for turn in range(-1, turns):
+            first = turn % len(ways)
+            for way in ways[first:] + ways[:first]:
+                answers = [
+                    sample
+                    for given in comparison.given
+                    for sample in programs[way.program].ask(f"{way.measure} {given}")
+                ]
+                if turn >= 0:  # the one before is to warm up
+                    found[way.label].append(answers)
+    return found
 
 
 @contextmanager
-def _databases() -> Iterator[tuple[str, str] | None]:
-    """Two new databases of the PostgreSQL that answers: ours, and theirs."""
+def opened(program: str, database: str, processes: int) -> Iterator[Any]:
+    """A program on a new database of its own."""
+    with SPACES[database]() as url:
+        if program == "ours":
+            with ours.opened(url, processes) as own:
+                yield own
+        elif program == "plain":
+            with ours.opened(url, processes, "bench.bystander") as plain:
+                yield plain
+        else:
+            with ENGINES[program].opened(url) as other:
+                yield other
+
+
+def _installed() -> dict[str, str]:
+    """Which engines can't be had here, and why."""
+    left_out = {}
+    for key, engine in ENGINES.items():
+        try:
+            engine.installed()
+        except LeftOut as error:
+            left_out[key] = str(error)
+            print(f"  {engine.name}: left out, {error}")
+    return left_out
+
+
+@contextmanager
+def _on_postgresql() -> Iterator[str]:
     variable, url = SERVERS["postgresql"]
     server = make_url(os.environ.get(variable, url))
-    names = [f"bench_{whose}_{uuid.uuid4().hex[:6]}" for whose in ("ours", "theirs")]
+    name = f"bench_{uuid.uuid4().hex[:8]}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
     try:
-        with engine.connect() as connection:
-            for name in names:
-                connection.execute(text(f"CREATE DATABASE {name}"))
-    except Exception as error:
-        print(f"postgresql: does not answer, left out (set {variable}): {error}")
-        yield None
-        return
-    own, other = (server.set(database=name) for name in names)
-    try:
-        shown = other.set(drivername="postgresql")
-        yield own.render_as_string(hide_password=False), shown.render_as_string(hide_password=False)
+        yield server.set(database=name).render_as_string(hide_password=False)
     finally:
         with engine.connect() as connection:
-            for name in names:
-                connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         engine.dispose()
+
+
+@contextmanager
+def _on_sqlite() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield f"sqlite:///{Path(folder) / 'bench.db'}"
+
+
+SPACES = {"postgresql": _on_postgresql, "sqlite": _on_sqlite}
+"""A new database of each kind."""

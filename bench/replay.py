@@ -14,12 +14,12 @@ from celery_durable.store.store import Store
 RECORDS = 10_000
 
 
-def body() -> None:
-    for index in range(RECORDS):
+def body(records: int = RECORDS) -> None:
+    for index in range(records):
         step.run(f"step-{index}", nothing)
 
 
-def with_history(store: Store) -> str:
+def with_history(store: Store, records: int = RECORDS) -> str:
     """A run parked behind a long history, written in bulk."""
     run_id = uuid.uuid4().hex
     with store.link() as link:
@@ -29,22 +29,22 @@ def with_history(store: Store) -> str:
         rows = [
             {"run_id": run_id, "id": f"step-{index}", "position": index, "kind": "run", "status": "completed",
              "input_hash": "", "result": "null", "attempts": 1}
-            for index in range(RECORDS)
+            for index in range(records)
         ]  # fmt: skip
         link.run(lambda connection: connection.execute(store.tables.step.insert(), rows))
         store.suspend(link, claim.fence, wake_at=None, due_at=None, waiting_on="the bench")
     return run_id
 
 
-def ours(store: Store) -> float:
-    run_id = with_history(store)
+def ours(store: Store, records: int = RECORDS) -> float:
+    run_id = with_history(store, records)
     began = time.perf_counter()
-    one_pass(store, body, run_id)
+    one_pass(store, lambda: body(records), run_id)
     return time.perf_counter() - began
 
 
-def bare(store: Store) -> float:
-    run_id = with_history(store)
+def bare(store: Store, records: int = RECORDS) -> float:
+    run_id = with_history(store, records)
     with store.link() as link:
         link.run(lambda connection: connection.exec_driver_sql("SELECT 1"))
         began = time.perf_counter()

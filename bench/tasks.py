@@ -8,7 +8,9 @@ from typing import Any
 from bench.workers import bench_app
 from celery_durable import DurableTask, step
 
-__all__ = ["app", "fan_out", "gather", "naps", "order", "plain", "plain_time", "reserve", "time_of_body", "waits"]
+__all__ = [
+    "app", "asleep", "fan_out", "gather", "naps", "order", "plain", "plain_time", "reserve", "time_of_body", "waits",
+]  # fmt: skip
 
 app = bench_app()
 
@@ -73,6 +75,12 @@ def naps(steps: int, every: int) -> None:
             step.sleep(f"nap-{number}", 0.001)
         else:
             step.run(f"step-{number}", int)
+
+
+@app.task(base=DurableTask, ignore_result=True, name="bench.asleep")
+def asleep(seconds: float) -> Any:
+    step.sleep("parked", seconds)
+    return step.run("woke", time.time)
 
 
 # --------------------------------------------------------------------- fan-out

@@ -53,7 +53,9 @@ def settings_for(store: Store, broker: str, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def workers(app: Celery, module: str, config: dict[str, Any], concurrency: int = 1) -> Iterator[None]:
+def workers(
+    app: Celery, module: str, config: dict[str, Any], concurrency: int = 1
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of so many processes, and in this one the app by which runs are started and events emitted."""
     app.conf.update(config)
     _runtimes.clear()  # this process has had other settings
@@ -62,7 +64,7 @@ def workers(app: Celery, module: str, config: dict[str, Any], concurrency: int =
     environment = os.environ | {VARIABLE: json.dumps(config)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(30)
