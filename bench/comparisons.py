@@ -33,14 +33,17 @@ class Figure:
             return self.of([sample for turn in turns for sample in turn])
         return statistics.median(self.of(turn) for turn in turns)
 
-    def ratio(self, ours: Turns, theirs: Turns) -> float:
-        """Ours over theirs in goodness: above 1 where ours is better. The median of the ratios within a turn."""
+    def ratio(self, ours: Turns, theirs: Turns) -> float | None:
+        """Ours over theirs in goodness: above 1 where ours is better. The median of the ratios within a turn; none
+        where there is nothing to divide by.
+        """
         if self.pooled:
             pairs = [(self.value(ours), self.value(theirs))]
         else:
             pairs = [(self.of(own), self.of(other)) for own, other in zip(ours, theirs, strict=True)]
-        better = [own / other if self.more_is_better else other / own for own, other in pairs]
-        return statistics.median(better)
+        if any(own <= 0 or other <= 0 for own, other in pairs):
+            return None
+        return statistics.median(own / other if self.more_is_better else other / own for own, other in pairs)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ REPLAY = Comparison(
     {"Restate": "its server decides when a pass begins, and a pass can't be told from what is around it"},
 )  # fmt: skip
 ORDER = Comparison(
-    "orders", f"{ORDERS} orders of 4 steps, from the first start to the last result, one worker process", (f"{ORDERS}",),
+    "orders", f"{ORDERS} orders of 4 steps, from the first start to the last result, one worker process",
+    (f"{ORDERS}",),
     (Figure("orders", "/s", lambda seconds: ORDERS / seconds[0], more_is_better=True),),
     (
         Way(OURS, "ours", "orders", "by Redis", BOTH),
@@ -128,7 +132,7 @@ START = Comparison(
         Way(OURS, "ours", "starts", "another process, by Redis", BOTH),
         Way("plain Celery task", "ours", "plain_starts", "not durable; the same worker", BOTH),
         Way("DBOS", "dbos", "starts", "a thread of the process that starts it", BOTH),
-        Way("DBOS, queued", "dbos", "starts_queued", "its way to another process; asked each 0.1 s, not each 1 s", BOTH),
+        Way("DBOS, queued", "dbos", "starts_queued", "its way to another process, asked each 0.1 s", BOTH),
         Way("Absurd", "absurd", "starts", "another process, which asks each 10 ms"),
         Way("Restate", "restate", "starts", "another process, by its server"),
     ),
@@ -139,13 +143,14 @@ EVENT = Comparison(
         Way(OURS, "ours", "events", "emit and wait_for_event, by Redis"),
         Way("DBOS", "dbos", "events", "send and recv: a thread for each run that waits"),
         Way("Absurd", "absurd", "events", "emit_event and await_event; its worker asks each 10 ms, two runs at a time"),
-        Way("Restate", "restate", "events", "an awakeable; the run keeps its connection for a minute, and is not parked"),
+        Way("Restate", "restate", "events", "an awakeable; for a minute the run is let stay, and not parked"),
     ),
     processes=2,
 )  # fmt: skip
 LENGTHS = (100, 200, 400, 800)
 SUSPEND = Comparison(
-    "suspends", "a run, every 10th step of which is a sleep of a millisecond", tuple(f"{length} 10" for length in LENGTHS),
+    "suspends", "a run, every 10th step of which is a sleep of a millisecond",
+    tuple(f"{length} 10" for length in LENGTHS),
     (
         *(
             Figure(f"{length} steps", "ms", lambda seconds, place=place: seconds[place] * 1000)  # type: ignore[misc]

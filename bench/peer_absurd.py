@@ -1,7 +1,7 @@
 """Absurd doing what ``bench.peers`` asks for, in an environment of its own: ``python -m bench.peer_absurd URL``.
 
-Its worker is a process beside this one, as ours is, and asks for work each 10 ms (by default each 250): it is there only
-while something is measured that needs it. Where one run alone is measured, this process executes it itself.
+Its worker is a process beside this one, as ours is, and asks for work each 10 ms (by default each 250): it is there
+only while something is measured that needs it. Where one run alone is measured, this process executes it itself.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ by a queue, it is asked for ten times as often as by default.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 import time
 import uuid
 from functools import cache
@@ -182,17 +184,23 @@ def sleeps(count: int, seconds: float, pause: float) -> list[float]:
 
 
 def parked(count: int) -> list[float]:
-    return _parked(count, asleep)
+    began = time.perf_counter()
+    for _ in range(count):
+        DBOS.start_workflow(asleep, 3600.0)
+    return [time.perf_counter() - began]
 
 
 def parked_async(count: int) -> list[float]:
-    return _parked(count, asleep_async)
+    """Started in an event loop, so that each is a task of it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
 
+    async def start() -> None:
+        for _ in range(count):
+            await DBOS.start_workflow_async(asleep_async, 3600.0)
 
-def _parked(count: int, workflow: Any) -> list[float]:
     began = time.perf_counter()
-    for _ in range(count):
-        DBOS.start_workflow(workflow, 3600.0)
+    asyncio.run_coroutine_threadsafe(start(), loop).result()
     return [time.perf_counter() - began]
 
 

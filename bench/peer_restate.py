@@ -1,8 +1,8 @@
 """Restate doing what ``bench.peers`` asks for, in an environment of its own: ``python -m bench.peer_restate SERVER``.
 
-Its server is started here with a new folder and its defaults, by which each write is synced to the disk. The service is a
-process of its own, one event loop, and this process is the client: it speaks HTTP to the server, over one connection
-where it does one thing at a time.
+Its server is started here with a new folder and its defaults, by which each write is synced to the disk. The service is
+a process of its own, one event loop, and this process is the client: it speaks HTTP to the server, over one
+connection where it does one thing at a time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How a program of another engine is spoken to: each line of its input is a measurement's name and its arguments, and the
-answer is one line, the figures as JSON. It says ``ready`` first.
+"""How a program of another engine is spoken to: each line of its input is a measurement's name and its arguments, and
+the answer is one line, the figures as JSON. It says ``ready`` first.
 
 These programs run in an environment that has nothing of ours: this module and they import only the standard library
 and the engine.

@@ -1,14 +1,13 @@
-"""All that ``bench.comparisons`` compares, side by side: us, what is bare, DBOS, Absurd and Restate, in alternating turns.
+"""All that ``bench.comparisons`` compares, side by side in alternating turns: us, what is bare, and the other engines.
 
-``BENCH_COMPARISONS`` names some of them, ``BENCH_DATABASES`` the databases; with ``--save`` what was measured is recorded
-in ``docs/performance.json``, and the page and its pictures are made of it anew.
+``BENCH_COMPARISONS`` names some of them, ``BENCH_DATABASES`` the databases; with ``--save`` what was measured is
+recorded in ``docs/performance.json``, and the page and its pictures are made of it anew.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,7 @@ Answers = dict[str, list[list[float]]]
 def main(save: bool = False) -> None:
     wanted = os.environ.get("BENCH_COMPARISONS", " ".join(ALL)).split()
     databases = os.environ.get("BENCH_DATABASES", " ".join(BOTH)).split()
-    print(f"\npeers: side by side, medians of {TURNS} alternating turns; the ratio is how much better ours is within a turn")
+    print(f"\npeers: side by side, medians of {TURNS} alternating turns; in brackets how many times better ours is")
     if not answers(REDIS):
         print("  redis: does not answer, left out (set DURABLE_TEST_REDIS)")
         return

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from bench.comparisons import OURS, Comparison, Way
 from bench.programs import ENGINES
 
-__all__ = ["RECORDED", "circumstances", "lines", "load", "record", "save", "table"]
+__all__ = ["RECORDED", "circumstances", "lines", "load", "record", "save", "shown", "table"]
 
 RECORDED = Path(__file__).parent.parent / "docs" / "performance.json"
 NOTE = "BENCH_NOTE"
@@ -90,17 +90,16 @@ def record(
     }  # fmt: skip
 
 
-def _short(value: float) -> float:
+def _short(value: float | None) -> float | None:
     """To four digits."""
-    return float(f"{value:.4g}")
+    return None if value is None else float(f"{value:.4g}")
 
 
 def lines(record: dict[str, Any]) -> Iterator[str]:
     """As it is printed."""
     for label, way in record["ways"].items():
         shown = (
-            f"{name} {_shown(figure['value'])} {record['units'][name]}"
-            + (f" ({_shown(figure['ratio'])}x)" if label != OURS else "")
+            f"{name} {shown(figure['value'])} {record['units'][name]}{_times(label, figure['ratio'])}"
             for name, figure in way["figures"].items()
         )
         yield f"{label:<18} {'   '.join(shown)}" + (f"   [{way['how']}]" if way["how"] else "")
@@ -108,7 +107,12 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"{label:<18} -   [{why}]"
 
 
-def _shown(value: float) -> str:
+def _times(label: str, ratio: float | None) -> str:
+    return "" if label == OURS or ratio is None else f" ({shown(ratio)}x)"
+
+
+def shown(value: float) -> str:
+    """To as many digits as matter."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -135,30 +139,13 @@ def save(circumstances: dict[str, str], database: str, name: str, record: dict[s
 # ------------------------------------------------------------------------------------------- the page
 
 
-def table(recorded: dict[str, Any]) -> str:
-    """The figures as Markdown: one table for each comparison and database."""
-    parts = [f"**{recorded['note']}**"] if recorded["note"] else []
-    parts.append("\n".join(f"- {name}: {value}" for name, value in recorded["circumstances"].items()))
-    for database, comparisons in recorded["databases"].items():
-        parts += [_table(record, database) for record in comparisons.values()]
-    return "\n\n".join(parts)
-
-
-_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
-
-
-def _table(record: dict[str, Any], database: str) -> str:
+def table(record: dict[str, Any]) -> str:
+    """One comparison on one database, as Markdown."""
     names = list(record["units"])
     head = [f"{name}, {record['units'][name]}" if record["units"][name] != "x" else name for name in names]
-    rows = [
-        f"**{_NAMES[database]}: {record['title']}** ({record['turns']} turns, load average {record['load']} at first)", "",
-        f"| | {' | '.join(head)} | how |", "| --- |" + " --- |" * (len(names) + 1),
-    ]  # fmt: skip
+    rows = [f"| | {' | '.join(head)} | how |", "| --- |" + " --- |" * (len(names) + 1)]
     for label, way in record["ways"].items():
-        cells = (
-            _shown(figure["value"]) + ("" if label == OURS else f" ({_shown(figure['ratio'])}x)")
-            for figure in way["figures"].values()
-        )
+        cells = (shown(figure["value"]) + _times(label, figure["ratio"]) for figure in way["figures"].values())
         rows.append(f"| {label} | {' | '.join(cells)} | {way['how']} |")
     rows += [f"| {label} |{' - |' * len(names)} {why} |" for label, why in record["missing"].items()]
     return "\n".join(rows)

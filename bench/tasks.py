@@ -77,7 +77,7 @@ def naps(steps: int, every: int) -> None:
             step.run(f"step-{number}", int)
 
 
-@app.task(base=DurableTask, ignore_result=True, name="bench.asleep")
+@app.task(base=DurableTask, ignore_result=True, name="bench.sleeps")
 def asleep(seconds: float) -> Any:
     step.sleep("parked", seconds)
     return step.run("woke", time.time)
