@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 from bench import (
@@ -27,7 +29,7 @@ from bench import (
     testing,
 )
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[], None]] = {
     "steps": steps.main,
     "peers": peers.main,
     "replay": replay.main,
@@ -53,14 +55,15 @@ def main() -> None:
     parser.add_argument("name", nargs="*", help=", ".join(BENCHMARKS))
     parser.add_argument("--save", action="store_true", help="record what peers measures, for the documentation")
     given = parser.parse_args()
-    chosen = given.name or list(BENCHMARKS)
+    benchmarks: dict[str, Callable[[], None]] = {**BENCHMARKS, "peers": partial(peers.main, save=given.save)}
+    chosen = given.name or list(benchmarks)
     unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "sqlalchemy", "pydantic"))
     print(f"Python {platform.python_version()}, {packages}, {platform.machine()}")
     for name in chosen:
-        BENCHMARKS[name]() if name != "peers" else peers.main(given.save)
+        benchmarks[name]()
 
 
 if __name__ == "__main__":

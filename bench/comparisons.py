@@ -115,7 +115,7 @@ REPLAY = Comparison(
     {"Restate": "its server decides when a pass begins, and a pass can't be told from what is around it"},
 )  # fmt: skip
 ORDER = Comparison(
-    "orders", f"{ORDERS} orders of 4 steps, from the first start to the last result, one worker process",
+    "orders", f"{ORDERS} orders of 4 steps, first start to last result, one worker process",
     (f"{ORDERS}",),
     (Figure("orders", "/s", lambda seconds: ORDERS / seconds[0], more_is_better=True),),
     (

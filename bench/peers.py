@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from bench import ours, results
 from bench.comparisons import ALL, BOTH, AtRest, Comparison, Way
 from bench.harness import SERVERS
-from bench.programs import ENGINES, LeftOut
+from bench.programs import ENGINES, LeftOut, Silent
 from bench.resting import look_at_rest
 from bench.watching import processor_use
 from bench.workers import REDIS, answers
@@ -67,7 +67,11 @@ def _compare(comparison: Comparison, database: str, left_out: dict[str, str]) ->
     load = os.getloadavg()[0]
     print(f"\n  {comparison.title}; {database} ({processor_use()})", flush=True)
     measure = look_at_rest if isinstance(comparison, AtRest) else in_turns
-    answers = measure(comparison, ways, lambda program: opened(program, database, comparison.processes), TURNS)
+    try:
+        answers = measure(comparison, ways, lambda program: opened(program, database, comparison.processes), TURNS)
+    except Silent as error:
+        print(f"    left out: {error}")
+        return None
     record = results.record(comparison, ways, answers, missing, load)
     print("\n".join(f"    {line}" for line in results.lines(record)), flush=True)
     return record

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 
 from bench.peer_talk import READY
 
-__all__ = ["ENGINES", "Engine", "LeftOut", "Program"]
+__all__ = ["ENGINES", "Engine", "LeftOut", "Program", "Silent"]
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ROOT / ".bench"
@@ -36,10 +36,15 @@ class LeftOut(Exception):
     """An engine that can't be had here, and why."""
 
 
+class Silent(Exception):
+    """A program that has ended, or does not answer."""
+
+
 class Program:
     """A running program of an engine."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], module: str, url: str) -> None:
+        self._module = module
         self.url = url
         self._process = process
         assert self._hear() == READY
@@ -59,7 +64,7 @@ class Program:
         heard, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
         line = self._process.stdout.readline().strip() if heard else ""
         if not line:
-            raise RuntimeError(f"{' '.join(self._process.args[1:3])} does not answer")  # type: ignore[index,arg-type]
+            raise Silent(f"{self._module} does not answer: see its log in {ENVIRONMENT.name}")
         return line
 
 
@@ -87,7 +92,7 @@ class Engine:
             ) as process,
         ):
             try:
-                yield Program(process, url)
+                yield Program(process, self.module, url)
             finally:
                 assert process.stdin is not None
                 process.stdin.close()
@@ -97,7 +102,7 @@ class Engine:
                     process.kill()
 
     def installed(self) -> None:
-        if self.needs_database is False:
+        if not self.needs_database:
             _restate_server()
         _installed(self.packages)
 

@@ -98,11 +98,11 @@ def _short(value: float | None) -> float | None:
 def lines(record: dict[str, Any]) -> Iterator[str]:
     """As it is printed."""
     for label, way in record["ways"].items():
-        shown = (
+        figures = (
             f"{name} {shown(figure['value'])} {record['units'][name]}{_times(label, figure['ratio'])}"
             for name, figure in way["figures"].items()
         )
-        yield f"{label:<18} {'   '.join(shown)}" + (f"   [{way['how']}]" if way["how"] else "")
+        yield f"{label:<18} {'   '.join(figures)}" + (f"   [{way['how']}]" if way["how"] else "")
     for label, why in record["missing"].items():
         yield f"{label:<18} -   [{why}]"
 
@@ -113,6 +113,8 @@ def _times(label: str, ratio: float | None) -> str:
 
 def shown(value: float) -> str:
     """To as many digits as matter."""
+    if value == 0:
+        return "0"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
