@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from bench import ours, results
+from bench import ours, plots, results
 from bench.comparisons import ALL, BOTH, AtRest, Comparison, Way
 from bench.harness import SERVERS
 from bench.programs import ENGINES, LeftOut, Silent
@@ -51,10 +51,7 @@ def main(save: bool = False) -> None:
                 record = _compare(ALL[name], database, left_out)
                 if record and save:
                     results.save(circumstances, database, name, record)
-    if save:
-        from bench import plots
-
-        plots.main()
+                    plots.main()
 
 
 def _compare(comparison: Comparison, database: str, left_out: dict[str, str]) -> dict[str, Any] | None:
