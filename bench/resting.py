@@ -33,6 +33,7 @@ def _parked(comparison: Comparison, ways: list[Way], open_one: Opener, turns: in
     for _ in range(turns):
         for way in ways:
             with open_one(way.program) as program:
+                program.ask(f"{way.measure} 1")  # what the first run loads is not held for each
                 time.sleep(2)
                 before = _held(program.processes())
                 program.ask(f"{way.measure} {comparison.given[0]}")
