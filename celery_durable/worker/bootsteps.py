@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from ..core.duration import SECOND
 from ..errors import ConfigurationError
 from .message import PASS_HEADER
+from .request import hear_silence
 from .runtime import Runtime, runtime_of, stop_handing_out
 from .sweeper import Sweeper
 
@@ -43,6 +44,7 @@ class SweeperStep(bootsteps.StartStopStep):
         self._sweeper = Sweeper(worker.app)
 
     def start(self, worker: Any) -> None:
+        hear_silence(worker.app)
         runtime = runtime_of(worker.app)
         with runtime.store.link() as link:
             resumed = runtime.store.reconsider(link, list(worker.app.tasks))

@@ -13,7 +13,6 @@ from ..errors import CallFailed
 from .dispatch import event_emitted, queue_dispatch, register_dispatch
 from .reporting import end_dropped, register_reports
 from .revoking import DurableControl, hear_revokes
-from .running import on_task_postrun
 from .runtime import flush_all, plain_app, runtime_of, stop_handing_out
 from .sending import follow
 
@@ -57,7 +56,6 @@ def is_installed(app: Any) -> bool:
 def _connect_signals() -> None:
     for signal, receiver in (
         (event_emitted, queue_dispatch),
-        (signals.task_postrun, on_task_postrun),
         (signals.task_revoked, on_task_revoked),
         (signals.task_unknown, on_task_unknown),
         (signals.worker_shutting_down, on_worker_shutting_down),

@@ -39,6 +39,7 @@ __all__ = [
     "record_end",
     "register_reports",
     "report_links",
+    "report_silence",
 ]
 
 logger = logging.getLogger("celery_durable")
@@ -47,6 +48,8 @@ REPORT = "celery_durable.report"
 REPORT_ERROR = "celery_durable.report_error"
 _SECONDS_FOR_WORKERS = 1.0
 _LONGEST_PAUSE = 60
+_REPLACED = "Replaced by new task"
+"""What Celery raises for a task that has replaced itself by another one, which has its id and its callbacks."""
 
 
 def report_links(app: Celery, call_id: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +136,14 @@ def _queue_of_caller(request: Any, call_id: str) -> str | None:
             queue: str | None = errback["options"].get("queue")
             return queue
     return None
+
+
+def report_silence(request: Any, raised: BaseException) -> None:
+    """A task has ended without a result, and Celery calls nobody back: a run that has called it is told."""
+    if _queue_of_caller(request, request.id) is None or str(raised) == _REPLACED:
+        return
+    error = CallFailed(f"the task {request.name}[{request.id}] ended without a result: it raised {raised!r}")
+    request.app.tasks[REPORT_ERROR](request, error, None, call_id=request.id)
 
 
 def end_call(app: Celery, call_id: str, *, value: Any = None, error: str | None = None, status: str = "") -> bool:

@@ -1,28 +1,35 @@
-"""A durable run's message in a worker's main process.
+"""A message in a worker's main process.
 
-With the prefork pool the main process learns things that the child that executes the pass can't tell
+With the prefork pool the main process learns things that the child that executes a durable run's pass can't tell
 any more: that it was killed, or that the hard time limit ended it. They are written to the run here.
+
+So is what an ordinary task has ended with that Celery calls nobody back about. The child could tell of it, by the
+signal ``task_postrun``, but then every task would pay for that; here only one that has ended in such a way does.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from celery.exceptions import Ignore, Reject, TimeLimitExceeded, WorkerLostError
+from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from celery.worker.request import Request
 
 from ..core.faults import write_error
 from .message import PASS_HEADER
+from .reporting import report_silence
 from .running import RunEnded, RunParked, worker_name
 from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting
 from .sweeper import recover
 
-__all__ = ["DurableRequest"]
+__all__ = ["DurableRequest", "OrdinaryRequest", "hear_silence"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -53,9 +60,7 @@ class DurableRequest(Request):
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        error = exc_info.exception
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
+        error = _raised(exc_info)
         if isinstance(error, RunParked):
             self.send_event("task-waiting", waiting_on=str(error))
         elif isinstance(error, RunEnded):
@@ -98,3 +103,36 @@ class DurableRequest(Request):
             action(*args)
         except Exception:
             logger.exception("run %s: %s", self.id, otherwise)
+
+
+class OrdinaryRequest(Request):
+    """The request of an ordinary task, which may have been called by a run."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = _raised(exc_info)
+        if isinstance(error, (Ignore, Reject)) and not getattr(error, "requeue", False):
+            try:
+                report_silence(self, error)
+            except Exception:
+                logger.exception("that %s[%s] has ended without a result could not be told", self.name, self.id)
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+
+def _raised(exc_info: Any) -> BaseException:
+    error: BaseException = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def hear_silence(app: Celery) -> None:
+    """Have the ordinary tasks of an app told of that end without a result. Before a worker gets messages."""
+    for task in app.tasks.values():
+        requests = symbol_by_name(task.Request)
+        if not issubclass(requests, (DurableRequest, OrdinaryRequest)):
+            task.Request = _hearing(requests)
+
+
+@cache
+def _hearing(requests: type[Request]) -> type[Request]:
+    if requests is Request:
+        return OrdinaryRequest
+    return type(requests.__name__, (OrdinaryRequest, requests), {})

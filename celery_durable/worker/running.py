@@ -16,12 +16,11 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.codec import decode_arguments
 from ..core.duration import SECOND
-from ..core.faults import write_error
 from ..core.ids import fingerprint
 from ..engine.calls import Target
 from ..engine.control import RunRetry
 from ..engine.executor import Cancelled, Ended, Failed, Finished, Gone, Parked, execute, recorded_end
-from ..errors import CallFailed, ConfigurationError, DurableError
+from ..errors import ConfigurationError, DurableError
 from ..store.lines import Line
 from ..store.link import Link
 from ..store.records import Aftermath, Claim, Deed, NewRun, NotClaimed, Outcome
@@ -29,12 +28,11 @@ from .calling import target_of
 from .dispatch import announce
 from .eager import execute_eagerly
 from .message import PASS_HEADER, from_request, keep, message_form, outside_any_request, send
-from .reporting import end_dropped
 from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
 from .signals import notice
-from .telling import is_chord_left, is_outage
+from .telling import is_chord_left, is_outage, raised
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -73,7 +71,11 @@ def run_message(task: DurableTask, request: Any) -> Any:
     runtime = runtime_of(task.app)
     if request.is_eager:
         return _run_eagerly(task, request, runtime)
-    return _tell_celery(task, request, runtime, _one_pass(task, request, runtime))
+    try:
+        return _tell_celery(task, request, runtime, _one_pass(task, request, runtime))
+    except (RunParked, RunEnded, Dropped) as nothing_to_tell:
+        raised.set(nothing_to_tell)
+        raise
 
 
 def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:
@@ -298,25 +300,6 @@ def _revoke(task: DurableTask, request: Any, why: str) -> bool:
 
 def _note_delivered(request: Any, runtime: Runtime) -> None:
     runtime.keeper.delivered(request.durable_fence)
-
-
-def on_task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
-    """Celery has done with a message."""
-    if isinstance(retval, (RunParked, RunEnded, Dropped)):
-        # Celery's frame and this error hold each other, and with them a copy of all code positions of the
-        # frame (200 KB): parking thousands of runs would fill the worker until Python's full collection.
-        retval.__traceback__ = None
-    request: Any = getattr(task, "request", None)
-    if state in (states.IGNORED, states.REJECTED) and not isinstance(retval, (RunParked, RunEnded, Dropped)):
-        _note_no_result(task, request, retval)
-
-
-def _note_no_result(task: Any, request: Any, retval: Any) -> None:
-    """An ordinary task has ended without a result, and nobody will report it."""
-    if getattr(retval, "requeue", False) or hasattr(task, "write_arguments") or request.is_eager:
-        return
-    error = CallFailed(f"the task {task.name}[{request.id}] ended without a result: it raised {retval!r}")
-    end_dropped(task.app, request.id, error=write_error(error))
 
 
 class MessageDispatcher:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Task, chain, chord, group
+from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 
 from celery_durable import DurableTask, Retry, step
@@ -74,6 +75,21 @@ def told(**kwargs: Any) -> dict[str, Any]:
 @app.task
 def fails(message: str) -> None:
     raise ValueError(message)
+
+
+@app.task
+def ignores() -> None:
+    raise Ignore("nothing to do")
+
+
+@app.task
+def rejects() -> None:
+    raise Reject("not for me", requeue=False)
+
+
+@app.task(bind=True)
+def replaces_itself(self: Task, a: int) -> Any:
+    return self.replace(add.s(a, 10))
 
 
 @app.task(base=DurableTask)
@@ -145,6 +161,7 @@ def asleep_in_call(label: str) -> None:
 GIVEN: dict[str, tuple[Callable[[], Any], Any]] = {
     "durable": (lambda: double.s(4), 8),
     "ordinary": (lambda: add.s(1, 2), 3),
+    "one that replaces itself": (lambda: replaces_itself.s(4), 14),
     "a name": (lambda: nothing.name, None),
     "a signature of a name": (lambda: app.signature(add.name, args=(5, 6)), 11),
     "a durable one by name": (lambda: app.signature(double.name, kwargs={"value": 6}), 12),
@@ -187,6 +204,8 @@ def calls(name: str) -> Any:
 FAILING: dict[str, Callable[[], Any]] = {
     "ordinary": lambda: fails.s("plainly"),
     "durable": lambda: fails_durably.s("durably"),
+    "ignored": lambda: ignores.s(),
+    "rejected": lambda: rejects.s(),
     "chain": lambda: chain(add.s(1, 1), fails.si("in a chain"), add.s(1)),
     "group": lambda: group(add.s(1, 1), fails.s("in a group")),
     "chord": lambda: chord([add.s(1, 1), fails_durably.s("in a chord")], total.s()),

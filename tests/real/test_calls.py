@@ -90,6 +90,8 @@ def test_what_may_be_called(stage: Stage, name: str) -> None:
     [
         ("ordinary", "ValueError", "plainly"),
         ("durable", "KeyError", "'durably'"),
+        ("ignored", "CallFailed", "ended without a result: it raised Ignore('nothing to do')"),
+        ("rejected", "CallFailed", "ended without a result: it raised"),
         ("chain", "ValueError", "in a chain"),
         ("group", "ValueError", "in a group"),
         ("chord", "KeyError", "'in a chord'"),
