@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from .statuses import FINISHED, RunStatus, SchemaState, StepStatus
 
 __all__ = [
     "FINISHED",
@@ -38,12 +40,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-RunStatus = Literal["pending", "running", "suspended", "paused", "completed", "failed", "cancelled"]
-SchemaState = Literal["missing", "old", "current", "newer"]
-StepStatus = Literal["started", "waiting", "completed", "failed", "cancelled"]
-
-FINISHED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
 
 class ErrorInfo(BaseModel):

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
+import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from ..errors import DamagedRecord, NotSerializable
-from ..model import Event
+from ..errors import DamagedRecord, NotSerializable, PayloadTooLarge
 
-__all__ = ["decode", "decode_arguments", "encode", "read_json"]
+if TYPE_CHECKING:
+    from ..model import Event
+
+__all__ = ["decode", "decode_arguments", "encode", "event_class", "measured", "read_json"]
+
+logger = logging.getLogger("celery_durable")
 
 T = TypeVar("T")
 
@@ -51,6 +57,18 @@ def encode(value: Any, what: str = "the value") -> str:
         raise NotSerializable(
             f"{what} can't be stored: looking at it raised {type(error).__name__}: {error}. Hand over plain data."
         ) from error
+
+
+def measured(text: str, what: str, limit: int) -> str:
+    """An encoded value, unless it is larger than one may be; a warning where it comes near that."""
+    if len(text) > limit:
+        raise PayloadTooLarge(
+            f"{what} takes {len(text):,} bytes, and durable_max_payload is {limit:,}. Store it elsewhere and hand over "
+            "where it is, or raise the setting."
+        )
+    if len(text) > limit * 8 // 10:
+        logger.warning("%s takes %d bytes of the %d that durable_max_payload allows", what, len(text), limit)
+    return text
 
 
 def decode(text: str) -> Any:
@@ -135,8 +153,8 @@ def _pack(value: Any, path: str, depth: int) -> Any:
         return {TAG: kind.__name__, "v": [json.loads(item) for item in items]}
     if isinstance(value, Enum):
         return _pack(value.value, path, depth)
-    if kind is Event:
-        return {TAG: "event", "v": _pack({name: getattr(value, name) for name in _OF_EVENT}, path, depth)}
+    if kind is event_class():
+        return {TAG: "event", "v": _pack({name: getattr(value, name) for name in kind.model_fields}, path, depth)}
     for base, name, write in _WRITERS:
         if isinstance(value, base):
             return {TAG: name, "v": write(value)}
@@ -173,7 +191,17 @@ def _unpack_pair(value: Any) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-_OF_EVENT = tuple(Event.model_fields)
+def event_class() -> Any:
+    """``Event``, or ``()`` where it was never imported, and no value is one: who only declares tasks and starts runs
+    need not wait for pydantic's models."""
+    return getattr(sys.modules.get("celery_durable.model"), "Event", ())
+
+
+def _read_event(parts: Any) -> Event:
+    from ..model import Event
+
+    return Event(**_unpack(parts))
+
 
 # datetime before date: a datetime is a date.
 _WRITERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
@@ -207,5 +235,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "decimal": Decimal,
     "uuid": UUID,
     "bytes": base64.b64decode,
-    "event": lambda parts: Event(**_unpack(parts)),
+    "event": _read_event,
 }

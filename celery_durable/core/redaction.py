@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..model import Event
+from .codec import event_class
 
 __all__ = ["DEFAULT", "MASK", "Redaction", "redact_text", "redact_value"]
 
@@ -294,7 +294,7 @@ class _Copying:
             return _masked(value) if all_secret else self._text(value, about_a_card)
         if kind is int and about_a_card and 10**12 <= value < 10**19:
             return MASK if _is_card(str(value)) else value
-        if not issubclass(kind, (*_CONTAINERS, Event)):
+        if not issubclass(kind, (*_CONTAINERS, event_class())):
             return value
         known = (id(value), all_secret, about_a_card)
         if known not in self._copies:
@@ -331,7 +331,7 @@ class _Copying:
         return copy
 
     def _items(self, value: Any, all_secret: bool, about_a_card: bool, depth: int) -> Any:
-        if isinstance(value, Event):
+        if isinstance(value, event_class()):
             return value.model_copy(update={"payload": self.of(value.payload, all_secret, about_a_card, depth)})
         plain = next(kind for kind in _CONTAINERS if isinstance(value, kind))
         copy, after_flag = [], False

@@ -10,24 +10,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel
 from typing_extensions import TypedDict  # which comes with pydantic
 
 from ..core.boundary import Boundary, plain_form
-from ..core.codec import decode, encode
+from ..core.codec import decode, encode, measured
 from ..core.duration import Duration, as_datetime, describe, micros
 from ..core.faults import read_error, write_error
 from ..core.ids import fingerprint
 from ..core.match import check_event_key, check_event_name, check_match
 from ..core.replay import Park, Replay
 from ..errors import EventTimeout, RunCancelled
-from ..model import Event
 from ..store.records import NewEvent, NewWait, StepWrite, StoredEvent
 from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
-from .settings import measured
+
+if TYPE_CHECKING:
+    from ..model import Event
 
 __all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "WaitOptions", "event_of", "new_event"]
 
@@ -60,6 +61,8 @@ def new_event(
 
 def event_of(stored: StoredEvent) -> Event:
     """An event as the body sees it."""
+    from ..model import Event  # one that is emitted or waited for: a module that declares tasks has none
+
     return Event(
         id=stored.id,
         name=stored.name,

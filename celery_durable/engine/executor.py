@@ -25,8 +25,7 @@ from ..errors import (
     RunTimeout,
     add_note,
 )
-from ..store.base import DAMAGED
-from ..store.records import Aftermath
+from ..store.records import DAMAGED, Aftermath
 from .branch import cancels
 from .control import ContinueAsNew, Damaged, DatabaseAway, LeaseLost, RollingBack, RunRetry, Suspended, Unwind
 from .current import current_pass

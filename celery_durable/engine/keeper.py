@@ -10,10 +10,13 @@ import logging
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from ..core.duration import SECOND
 from ..store.records import Fence
-from ..store.store import Store
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 __all__ = ["Keeper"]
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from ..core.duration import Duration
 from ..core.retry import Retry
-from ..model import Event
 from .block import Future, Group, Leaf, Policy
 from .branch import Branch
 from .calls import Call
@@ -24,6 +23,8 @@ from .work import Options, Work
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+    from ..model import Event
 
 __all__ = ["Block", "BlockVerbs", "mapped", "named"]
 

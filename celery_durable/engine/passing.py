@@ -25,20 +25,20 @@ from ..errors import (
     RunOverdue,
     StepInterrupted,
 )  # fmt: skip
-from ..store.link import Link
 from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
-from ..store.store import Store
 from .branch import Branch, Waiting, openings
 from .changing import mismatch_of
 from .control import RollingBack, Suspended
 from .current import current_branch, current_step
 from .dispatcher import Dispatcher, tell_of
 from .recorder import Recorder
-from .settings import Settings
 from .where import Place, caller
 from .work import Work
 
 if TYPE_CHECKING:
+    from ..store.link import Link
+    from ..store.store import Store
+    from .settings import Settings
     from .tasks import Tasks
 
 __all__ = ["GRACE", "Pass"]

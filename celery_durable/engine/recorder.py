@@ -7,22 +7,24 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from ..core.codec import decode, encode
+from ..core.codec import decode, encode, measured
 from ..core.duration import SECOND
 from ..core.faults import bounded_error, read_error, summary
 from ..core.ids import RELEASE, fingerprint
 from ..core.replay import Record
 from ..errors import ConfigurationError, DamagedRecord, StepFailed, TooManySteps
-from ..store.link import Link
 from ..store.records import Aftermath, Changes, Claim, LogLine, Overtaken, StepWrite
-from ..store.store import Store
 from .control import Damaged, DatabaseAway, LeaseLost, Stopped, Unwind
-from .settings import Settings, measured
 from .work import StepContext
+
+if TYPE_CHECKING:
+    from ..store.link import Link
+    from ..store.store import Store
+    from .settings import Settings
 
 __all__ = ["Recorder"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +11,11 @@ from typing import Any
 from ..core.duration import SECOND, micros
 from ..core.redaction import DEFAULT, Redaction
 from ..core.retry import Retry
-from ..errors import ConfigurationError, PayloadTooLarge
+from ..errors import ConfigurationError
 from ..store.base import RETENTION
 from ..store.sealing import Sealer
 
-__all__ = ["Settings", "measured", "read_settings"]
-
-logger = logging.getLogger("celery_durable")
+__all__ = ["Settings", "read_settings"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -79,18 +76,6 @@ def read_settings(get: Callable[[str, Any], Any], never_retry: tuple[type[BaseEx
         redaction=reader.take("redact", True, Redaction.of) or DEFAULT,
         never_retry=never_retry,
     )
-
-
-def measured(text: str, what: str, limit: int) -> str:
-    """An encoded value, unless it is larger than one may be; a warning where it comes near that."""
-    if len(text) > limit:
-        raise PayloadTooLarge(
-            f"{what} takes {len(text):,} bytes, and durable_max_payload is {limit:,}. Store it elsewhere and hand over "
-            "where it is, or raise the setting."
-        )
-    if len(text) > limit * 8 // 10:
-        logger.warning("%s takes %d bytes of the %d that durable_max_payload allows", what, len(text), limit)
-    return text
 
 
 def _half_visibility(get: Callable[[str, Any], Any]) -> int:

@@ -9,8 +9,7 @@ from ..core.codec import decode, encode
 from ..core.duration import Duration, micros
 from ..core.ids import RELEASE, check_name
 from ..core.replay import Park, Replay
-from ..store.records import Aftermath, Changes, NewTurn, StepWrite
-from ..store.sharing import StateChange
+from ..store.records import Aftermath, Changes, NewTurn, StateChange, StepWrite
 from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
-from ..model import Event
 from ..store.records import NewTurn
 from .block import Policy
 from .branch import complete
@@ -37,6 +36,8 @@ from .wrapping import Wrapped, decorated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+    from ..model import Event
 
 __all__ = ["Step", "step"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Executable, Row, RowMapping
 
-from ..model import SchemaState
+from ..statuses import SchemaState
 from .dialects import Dialect, dialect_of, make_engine
 from .link import Link
 from .prepared import Prepared
@@ -21,10 +21,8 @@ from .steady import Steady
 from .tables import Tables
 from .transacting import SessionTransactions, Transactions
 
-__all__ = ["ANSWER_WITHIN", "DAMAGED", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
+__all__ = ["ANSWER_WITHIN", "RETENTION", "SOON", "Execute", "StoreBase", "new_token"]
 
-DAMAGED = "damaged:"
-"""What the reason of a run begins with whose record can't be read. A person has to mend it."""
 RETENTION = 30 * 86_400_000_000
 """Microseconds for which a finished run is kept where nothing is said."""
 ANSWER_WITHIN = 15.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import time
 import weakref
 from dataclasses import dataclass
@@ -233,12 +232,14 @@ def _tune_sqlite(engine: Engine) -> None:
 
 def _use_wal(cursor: Any) -> None:
     """The busy timeout does not hold for this: while another process does the same, SQLite refuses at once."""
+    from sqlite3 import OperationalError  # whoever gets here has this driver
+
     limit = time.monotonic() + 30
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError as error:
+        except OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > limit:
                 raise
             time.sleep(0.02)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.faults import write_error
 from ..errors import CallFailed, RunCancelled
-from ..model import FINISHED
+from ..statuses import FINISHED
 from .base import SOON, new_token
 from .events import Events
 from .link import Link, is_stale

@@ -17,12 +17,12 @@ from ..core.ids import gate_of
 from ..core.match import matches
 from ..core.replay import Record
 from ..errors import DamagedRecord, EventConflict
-from ..model import FINISHED
-from .base import DAMAGED, Execute
+from ..statuses import FINISHED
+from .base import Execute
 from .gates import Gated
 from .link import Link
 from .recording import Recording
-from .records import Deed, Due, Fence, NewEvent, NewWait, StepWrite, StoredEvent
+from .records import DAMAGED, Deed, Due, Fence, NewEvent, NewWait, StepWrite, StoredEvent
 from .upkeep import Upkeep
 
 __all__ = ["Events"]

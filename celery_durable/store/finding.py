@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 
 from sqlalchemy import Column, Connection, RowMapping, Select, exists, func, literal, or_, select, union_all
 
-from ..model import FINISHED, RunStatus
+from ..statuses import FINISHED, RunStatus
 from .base import StoreBase
 from .link import Link
 from .statements.finding import COUNTED_AT_MOST

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Executable, RowMapping, or_, select
 from ..core.codec import decode
 from ..core.ids import ROLLBACK
 from ..errors import DurableError
-from ..model import FINISHED
+from ..statuses import FINISHED
 from .base import new_token
 from .ending import PAUSED
 from .handing import Handing

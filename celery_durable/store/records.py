@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..core.replay import Record
 
 __all__ = [
+    "DAMAGED",
     "Aftermath",
     "Changes",
     "Claim",
@@ -24,9 +25,14 @@ __all__ = [
     "Outcome",
     "Overtaken",
     "Parent",
+    "StateChange",
     "StepWrite",
     "StoredEvent",
 ]
+
+
+DAMAGED = "damaged:"
+"""What the reason of a run begins with whose record can't be read. A person has to mend it."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +262,15 @@ class Overtaken:
     """Steps that were settled from outside since this pass read them."""
     events: dict[str, StoredEvent] = field(default_factory=dict)
     """The events that new waits take, by their steps."""
+
+
+class StateChange(NamedTuple):
+    """What becomes of a value: the new one (``None``: it is deleted), and what the step that does it returns."""
+
+    value: str | None
+    result: str
+    ttl: int | None = None
+    keeps_ttl: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
 from ..errors import ConfigurationError
-from ..model import SchemaState
+from ..statuses import SchemaState
 from .dialects import dialect_of
 
 __all__ = ["HEAD", "VERSION_TABLE", "check_schema", "migrate", "schema_state", "upgrade"]

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from .link import Link
 from .recording import Recording
-from .records import Fence, LogLine, StepWrite
+from .records import Fence, LogLine, StateChange, StepWrite
 
-__all__ = ["Sharing", "StateChange"]
-
-
-class StateChange(NamedTuple):
-    """What becomes of a value: the new one (``None``: it is deleted), and what the step that does it returns."""
-
-    value: str | None
-    result: str
-    ttl: int | None = None
-    keeps_ttl: bool = False
+__all__ = ["Sharing"]
 
 
 class Sharing(Recording):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 
 from ..core.replay import Record
 from ..errors import ConfigurationError, StartConflict
-from ..model import FINISHED
+from ..statuses import FINISHED
 from .base import Execute, new_token
 from .lines import Line, Lines
 from .link import Link

@@ -46,10 +46,10 @@ the worker which finished it has for delivering the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
-from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from ..core.ids import MAX_ID
@@ -63,9 +63,14 @@ GATES = tuple(f"gate-{number:03}" for number in range(256))
 """Rows of ``lease`` on MySQL that are locked and never changed: see ``statements/events.py``."""
 
 
+def _mysql() -> Any:
+    """Imported when the first tables are made: a process that only declares tasks has none."""
+    return import_module("sqlalchemy.dialects.mysql")
+
+
 def bounded(length: int) -> TypeEngine[str]:
     """A short string that is compared byte by byte in every database."""
-    binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    binary = _mysql().VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(binary, "mysql", "mariadb")
 
 
@@ -76,7 +81,7 @@ def said(length: int) -> TypeEngine[str]:
 
 def unbounded() -> Text:
     """A text of any length. It is ASCII (JSON with escapes), so no character set can spoil it."""
-    return Text().with_variant(mysql.LONGTEXT(charset="ascii"), "mysql", "mariadb")
+    return Text().with_variant(_mysql().LONGTEXT(charset="ascii"), "mysql", "mariadb")
 
 
 def counter() -> TypeEngine[int]:

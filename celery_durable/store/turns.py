@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from ..model import FINISHED
+from ..statuses import FINISHED
 from .base import SOON
 from .gates import Gated
 from .link import Link

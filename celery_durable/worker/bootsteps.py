@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib import import_module
 from typing import Any
 
 from celery import bootsteps
@@ -13,6 +14,7 @@ from ..core.duration import SECOND
 from ..errors import ConfigurationError
 from .message import PASS_HEADER
 from .request import hear_silence
+from .revoking import hear_revokes
 from .runtime import Runtime, runtime_of, stop_handing_out
 from .sweeper import Sweeper
 
@@ -21,6 +23,14 @@ __all__ = ["SweeperStep", "UnknownTaskStep"]
 logger = logging.getLogger("celery_durable")
 
 _PATIENCE_AT_START = 30.0
+_NEEDED_BY_PASSES = (
+    "celery_durable.engine.tasks",
+    "celery_durable.engine.settings",
+    "celery_durable.model",
+    "celery_durable.store.store",
+    "celery_durable.worker.running",
+)
+"""What is imported at its first use elsewhere. A worker has it before its pool forks, so that the children share it."""
 _ELSEWHERE = 10 * SECOND
 """How long a run waits whose message came to a worker that does not know its task."""
 
@@ -35,6 +45,8 @@ class SweeperStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         stop_handing_out(False)
+        for name in _NEEDED_BY_PASSES:
+            import_module(name)
         try:
             _wait_for_schema(runtime_of(worker.app))
         except ConfigurationError as error:
@@ -45,6 +57,7 @@ class SweeperStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         hear_silence(worker.app)
+        hear_revokes()
         runtime = runtime_of(worker.app)
         with runtime.store.link() as link:
             resumed = runtime.store.reconsider(link, list(worker.app.tasks))

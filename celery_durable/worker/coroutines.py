@@ -13,7 +13,6 @@ from typing import Any
 from ..engine.attempt import is_green
 from ..engine.current import current_pass
 from ..engine.passing import Pass
-from ..engine.tasks import drive
 from ..errors import HistoryMismatch
 
 __all__ = ["make_awaited"]
@@ -59,6 +58,8 @@ def _drive(task: Any, run: Pass, coroutine: Coroutine[Any, Any, Any]) -> Any:
             "solo pool"
         )
         raise run.unwinding
+    from ..engine.tasks import drive  # the event loop's side: a worker has imported it before its pool forks
+
     if asyncio._get_running_loop() is None:
         return drive(run, coroutine)
     return _beside(lambda: drive(run, coroutine))  # eager mode, called from a coroutine

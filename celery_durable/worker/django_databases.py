@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..errors import ConfigurationError
-from ..store.store import Store
 from .same_database import is_ours, same_database
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 __all__ = [
     "django_alias",
@@ -31,7 +33,7 @@ __all__ = [
 _APP = "celery_durable.contrib.django"
 """What INSTALLED_APPS has where a project uses the integration."""
 _SCHEME = "django:"
-_DIALECTS = {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}
+_VENDORS = ("postgresql", "mysql", "sqlite")
 _DJANGOS_OWN = {
     "pool",
     "isolation_level",
@@ -127,7 +129,7 @@ def is_durable(store: Store, connection: Any) -> bool:
 def url_of(connection: Any) -> URL:
     """A Django connection's database as SQLAlchemy writes it, with the driver that Django has."""
     settings, vendor = connection.settings_dict, connection.vendor
-    if vendor not in _DIALECTS:
+    if vendor not in _VENDORS:
         return URL.create(vendor, database=str(settings.get("NAME") or ""))
     options = {
         name: str(value)
@@ -175,7 +177,8 @@ def _driver(connection: Any) -> str:
 
 def execute_in_django(store: Store, connection: Any, statement: Any, values: Any) -> _Rows:
     """Do a statement on a Django connection; with a list of values, once for each."""
-    compiled = statement.compile(dialect=_DIALECTS[store.dialect.name].dialect(paramstyle="format"))
+    dialect = import_module(f"sqlalchemy.dialects.{store.dialect.name}").dialect(paramstyle="format")
+    compiled = statement.compile(dialect=dialect)
     cursor = connection.cursor()
     for given in values if isinstance(values, list) else [values]:
         cursor.execute(str(compiled), _parameters(compiled, given))

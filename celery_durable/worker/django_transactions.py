@@ -9,16 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, literal, update
 
 from ..errors import ConfigurationError
 from ..store.link import was_taken_back
-from ..store.store import Store
 from ..store.transacting import Broken, Execution, Give, SessionTransactions, Transaction
 from .django_databases import django_alias, django_db, execute_in_django, is_installed, url_of
 from .same_database import same_database
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 __all__ = ["follow_django"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
@@ -16,12 +16,14 @@ from ..engine.current import current_pass, current_step
 from ..engine.events import EVENT_GRACE, new_event
 from ..engine.where import caller
 from ..errors import DurableError, add_note
-from ..model import EventReceipt
 from ..store.records import Deed, NewEvent
 from .apps import the_app
 from .dispatch import announce
 from .install import install
 from .runtime import Runtime, runtime_of
+
+if TYPE_CHECKING:
+    from ..model import EventReceipt
 
 __all__ = ["emit", "emit_by"]
 
@@ -56,6 +58,8 @@ def emit_by(
     deed: Deed | None = None,
 ) -> EventReceipt:
     """The same for a named app; the deed of who does it is kept with the event."""
+    from ..model import EventReceipt
+
     running = current_pass.get()
     if running is not None and current_step.get() is None:
         raise DurableError(

@@ -12,7 +12,6 @@ from ..core.faults import write_error
 from ..errors import CallFailed
 from .dispatch import event_emitted, queue_dispatch, register_dispatch
 from .reporting import end_dropped, register_reports
-from .revoking import DurableControl, hear_revokes
 from .runtime import flush_all, plain_app, runtime_of, stop_handing_out
 from .sending import follow
 
@@ -23,7 +22,6 @@ _installed: weakref.WeakSet[Celery] = weakref.WeakSet()
 
 def install(app: Any) -> None:
     """Make an app's workers look after durable runs."""
-    from .bootsteps import SweeperStep, UnknownTaskStep
     from .canvas import register_canvas
     from .task import DurableTask
 
@@ -31,21 +29,21 @@ def install(app: Any) -> None:
     if app in _installed:
         return
     _installed.add(app)
-    app.steps["worker"].add(SweeperStep)
-    app.steps["consumer"].add(UnknownTaskStep)
+    # By their names: what only a worker needs is imported there.
+    app.steps["worker"].add("celery_durable.worker.bootsteps:SweeperStep")
+    app.steps["consumer"].add("celery_durable.worker.bootsteps:UnknownTaskStep")
     register_dispatch(app)
     register_reports(app)
     register_canvas(app, DurableTask)
-    _hear_revokes(app)
+    _cancel_by_revoke(app)
     _connect_signals()
 
 
-def _hear_revokes(app: Celery) -> None:
+def _cancel_by_revoke(app: Celery) -> None:
     """Where somebody else's control is in use, its ``revoke`` reaches the workers at least."""
     if app.control_cls == Celery.control_cls:
-        app.control_cls = DurableControl
+        app.control_cls = "celery_durable.worker.revoking:DurableControl"
         app.__dict__.pop("control", None)  # made before
-    hear_revokes()
 
 
 def is_installed(app: Any) -> bool:

@@ -10,7 +10,6 @@ from celery import uuid
 
 from ..errors import ConfigurationError
 from ..model import EventReceipt
-from ..store.store import Store
 from .apps import the_app
 from .django_databases import django_db, execute_in_django, is_durable, url_of
 from .emitting import emit_by
@@ -18,6 +17,7 @@ from .joining import Joined
 from .runtime import runtime_of
 
 if TYPE_CHECKING:
+    from ..store.store import Store
     from .task import DurableTask
 
 __all__ = ["JoinedDjango", "emit_in_django", "emit_on_commit", "start_on_commit"]

@@ -23,10 +23,9 @@ from kombu import Exchange
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads, registry
 
-from ..core.codec import decode_arguments, read_json
+from ..core.codec import decode_arguments, event_class, read_json
 from ..core.duration import SECOND
 from ..errors import DamagedRecord
-from ..model import Event
 from .carrying import attached, collected
 from .schedules import SCHEDULE_HEADER
 
@@ -202,8 +201,8 @@ def _exchange(app: Celery, kept: Any) -> Any:
 
 def message_form(value: Any) -> Any:
     """A decoded value in the types that Celery's own serializers take."""
-    if isinstance(value, Event):
-        return message_form({name: getattr(value, name) for name in Event.model_fields})
+    if isinstance(value, event_class()):
+        return message_form({name: getattr(value, name) for name in type(value).model_fields})
     if isinstance(value, (set, frozenset)):
         return [message_form(item) for item in value]
     if isinstance(value, list):

@@ -14,13 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from celery import Celery, Task, states, uuid
-from celery.backends.base import DisabledBackend
-from celery.worker import state
 from kombu.serialization import dumps, loads
 
-from ..core.codec import encode
+from ..core.codec import encode, measured
 from ..core.faults import bounded_error, write_error
-from ..engine.settings import measured
 from ..errors import CallFailed, DurableError
 from ..store.link import Link
 from ..store.records import Aftermath, Due
@@ -191,6 +188,8 @@ def error_text(app: Celery, error: BaseException) -> str:
 
 def _meta(app: Celery, call_id: str) -> dict[str, Any]:
     """What the result backend knows of a task, where it can be asked without taking it away."""
+    from celery.backends.base import DisabledBackend
+
     backend = app.backend
     if isinstance(backend, DisabledBackend) or type(backend).__module__.endswith("rpc"):
         return {}
@@ -255,6 +254,8 @@ def _held_by_workers(app: Celery, ids: list[str]) -> set[str]:
 
 def held_here() -> list[str]:
     """The ordinary tasks that this worker has, whether it executes them or has them waiting."""
+    from celery.worker import state  # only a worker has any
+
     from .request import DurableRequest
 
     for _ in range(3):

@@ -20,7 +20,7 @@ from celery.worker.control import Panel
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import ConfigurationError, DurableError
-from ..model import FINISHED
+from ..statuses import FINISHED
 from .runtime import runtime_of
 
 __all__ = ["DurableControl", "hear_revokes"]

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
@@ -19,10 +19,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from ..core.duration import SECOND, moment
 from ..engine.keeper import Keeper
 from ..engine.passing import Pass
-from ..engine.settings import Settings, read_settings
-from ..store.store import Store
-from .django_databases import in_djangos_tests, with_django
-from .django_transactions import follow_django
+
+if TYPE_CHECKING:
+    from ..engine.settings import Settings
+    from ..store.store import Store
 
 __all__ = [
     "EtaBudget",
@@ -57,7 +57,15 @@ class Runtime:
 
     @classmethod
     def of(cls, app: Celery) -> Runtime:
-        """What an app's configuration says."""
+        """What an app's configuration says.
+
+        The store is imported here, at the first use, which a process that only declares tasks never makes. A worker
+        makes it before its pool forks.
+        """
+        from ..store.store import Store
+        from .django_databases import in_djangos_tests
+        from .django_transactions import follow_django
+
         settings = settings_of(app.conf.get)
         store = Store(
             settings.database_url,
@@ -126,6 +134,9 @@ def runtime_of(app: Any) -> Runtime:
 
 def settings_of(get: Callable[[str, Any], Any]) -> Settings:
     """The settings that a configuration holds."""
+    from ..engine.settings import read_settings
+    from .django_databases import with_django
+
     return read_settings(with_django(get), never_retry=(SoftTimeLimitExceeded,))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, make_url
 
-from ..store.store import Store
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 __all__ = ["is_ours", "same_database"]
 

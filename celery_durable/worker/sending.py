@@ -12,9 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..engine.passing import GRACE
 from ..errors import DamagedRecord
-from ..store.base import DAMAGED
 from ..store.link import Link
-from ..store.records import Aftermath, Due, Fence
+from ..store.records import DAMAGED, Aftermath, Due, Fence
 from .backlog import Backlog
 from .message import queue_of, send
 from .runtime import runtime_of

@@ -21,7 +21,7 @@ from celery.result import AsyncResult
 from sqlalchemy.exc import DBAPIError
 
 from ..core.boundary import Signature, signature_of
-from ..core.codec import decode_arguments, encode
+from ..core.codec import decode_arguments, encode, measured
 from ..core.concurrency import Concurrency
 from ..core.duration import Duration, micros
 from ..core.ids import check_run_id, fingerprint
@@ -29,7 +29,6 @@ from ..core.retry import Retry
 from ..engine.control import RunRetry
 from ..engine.current import current_pass
 from ..engine.passing import GRACE
-from ..engine.settings import measured
 from ..errors import ConfigurationError, DurableError, StepFailed, StepTimeout, add_note
 from ..store.records import NewRun
 from .carrying import attached
@@ -37,7 +36,6 @@ from .coroutines import make_awaited
 from .delays import delay_of
 from .install import install
 from .message import PASS_HEADER, keep, message_form
-from .running import run_message
 from .runtime import Runtime, runtime_of
 from .schedules import OnSchedule
 from .telling import Telling, patience_of_start
@@ -303,6 +301,8 @@ class DurableTask(Task):
         inside = current_pass.get()
         if request.called_directly or (inside is not None and inside.run_id == request.id):
             return super().__call__(*args, **kwargs)
+        from .running import run_message  # what executes passes: a worker has imported it before its pool forks
+
         type(self).durable_tells = not request.is_eager
         return run_message(self, request)
 

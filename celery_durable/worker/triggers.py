@@ -15,11 +15,11 @@ from ..core.ids import derived_id
 from ..core.match import check_match, check_pattern, covers, matches
 from ..engine.events import event_of
 from ..errors import ConfigurationError, StartConflict
-from ..model import Event
 from ..store.records import StoredEvent
 from .schedules import SCHEDULE_HEADER, OnSchedule, install_schedules, schedules_of, tick_id
 
 if TYPE_CHECKING:
+    from ..model import Event
     from .task import DurableTask
 
 __all__ = ["OnEvent", "install_triggers", "on_event", "start_triggered", "tick_of"]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..store.link import Link
 from ..store.records import Fence
-from ..store.store import Store
 from .backlog import Backlog
+
+if TYPE_CHECKING:
+    from ..store.link import Link
+    from ..store.store import Store
 
 __all__ = ["Window"]
 

@@ -19,7 +19,7 @@ from celery_durable import DurableTask, step
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.keeper import Keeper
 from celery_durable.store.records import Claim, Outcome
-from celery_durable.worker.revoking import DurableControl
+from celery_durable.worker.revoking import DurableControl, hear_revokes
 from celery_durable.worker.runtime import _runtimes
 from tests.waiting import wait_until
 from tests.worker.conftest import Desk
@@ -79,6 +79,7 @@ def claim(desk: Desk, run_id: str) -> Claim:
 
 def hear(app: Any, command: str = "revoke", **arguments: Any) -> Any:
     """What a worker does that is told."""
+    hear_revokes()  # when it starts
     state = SimpleNamespace(app=app, consumer=SimpleNamespace(pool=None), hostname="w")
     return Panel.data[command](state, **arguments)
 

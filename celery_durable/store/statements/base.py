@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, ColumnElement, FromClause, Table, and_, bindparam, case, literal, or_, update
 
 from ...core.replay import Record
-from ...model import FINISHED
+from ...statuses import FINISHED
 from ..dialects import Dialect
 from ..tables import Tables
 
