@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from ..core.duration import Duration, Moment, as_datetime
 from ..core.retry import Retry
 from ..errors import NotInDurableTask
-from ..model import Event
 from ..store.records import NewTurn
 from .branch import Branch
 from .calls import Call
@@ -41,6 +40,8 @@ from .wrapping import Wrapped, decorated
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+    from ..model import Event
 
 __all__ = ["AsyncStep", "step"]
 
