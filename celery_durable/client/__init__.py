@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from ..core.codec import decode_arguments, encode
 from ..core.duration import Duration, micros
 from ..core.ids import check_run_id, fingerprint
@@ -14,7 +12,7 @@ from ..errors import DurableError, RunNotFound, StepNotFound, WrongStatus
 from ..model import Handled, Page, Run, RunStatus, SchemaState
 from ..store.finding import COUNTED_AT_MOST
 from ..store.link import Link
-from ..store.records import Aftermath, Deed, NewRun, Origin
+from ..store.records import Aftermath, Columns, Deed, NewRun, Origin
 from .answering import Answering
 from .deeds import deed_by, this_user
 from .reading import filtered
@@ -125,7 +123,7 @@ class Client(Answering):
         run_id = origin.run_id
         new_id = check_run_id(task_id or self._new_id())
 
-        def copy_of(original: RowMapping) -> NewRun:
+        def copy_of(original: Columns) -> NewRun:
             arguments = original["arguments"]
             if given != (None, None):
                 args, kwargs = decode_arguments(arguments)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import RowMapping
 
 from ..core.codec import decode
 from ..core.ids import derived_id
@@ -15,7 +14,7 @@ from ..engine.events import EVENT_GRACE, new_event
 from ..engine.settings import Settings
 from ..errors import ConfigurationError, EventConflict, InvalidAnswer, StepNotFound, WrongStatus
 from ..model import FINISHED, EventReceipt
-from ..store.records import NewEvent
+from ..store.records import Columns, NewEvent
 from .deeds import deed_by
 from .figures import Figures
 
@@ -36,7 +35,7 @@ class Answering(Figures):
         """
         deed = deed_by("answer", reason, by)
 
-        def event_for(step: RowMapping, waits: list[RowMapping]) -> NewEvent:
+        def event_for(step: Columns, waits: Sequence[Columns]) -> NewEvent:
             given = self._given(run_id, step_id, step)
             what = f"step {step_id!r} of run {run_id!r}"
             # One wait has one answer: who repeats a call, not knowing what came of it, emits nothing that a later wait
@@ -68,7 +67,7 @@ class Answering(Figures):
         return EventReceipt(id=event.id, duplicate=not emitted)
 
     @staticmethod
-    def _given(run_id: str, step_id: str, step: RowMapping) -> dict[str, Any]:
+    def _given(run_id: str, step_id: str, step: Columns) -> dict[str, Any]:
         """What the wait was given, if it is one that is open."""
         if step["kind"] is None:
             raise StepNotFound(
@@ -115,7 +114,7 @@ def _check_form(form: Mapping[str, Any], payload: Any, what: str) -> None:
         raise InvalidAnswer(f"the answer to {what} does not fit its form, so nothing was emitted: {problems}")
 
 
-def _check_others(step_id: str, given: Mapping[str, Any], payload: Any, waits: list[RowMapping], what: str) -> None:
+def _check_others(step_id: str, given: Mapping[str, Any], payload: Any, waits: Sequence[Columns], what: str) -> None:
     """Refuse an answer that another wait of the run would take: a run takes an event once, by its first wait."""
     for wait in waits:
         if wait["step_id"] == step_id:

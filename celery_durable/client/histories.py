@@ -10,10 +10,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from ..core.codec import decode, encode
 from ..errors import DamagedRecord, DurableError
+from ..store.records import Columns
 
 __all__ = ["history_text", "read_history"]
 
@@ -29,7 +28,7 @@ _OF_STEP = (
 )  # fmt: skip
 _PAYLOADS = frozenset({"arguments", "result", "error", "input", "heartbeat", "reported"})
 
-Row = RowMapping | Mapping[str, Any]
+Row = Columns | Mapping[str, Any]
 
 
 def history_text(run: Row, steps: Iterable[Row], redact: Callable[[Any], Any] | None = None) -> str:

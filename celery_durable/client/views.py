@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from sqlalchemy import RowMapping
-
 from ..core.codec import decode, decode_arguments
 from ..core.duration import as_datetime
 from ..core.faults import legible, summary
@@ -25,11 +23,11 @@ from ..model import (
     StepStatus,
 )
 from ..store.eventlog import LoggedEvent
-from ..store.records import LogLine
+from ..store.records import Columns, LogLine
 
 __all__ = ["deed_of", "error_of", "event_of", "line_of", "run_of", "step_of", "value_of"]
 
-Row = RowMapping | Mapping[str, Any]
+Row = Columns | Mapping[str, Any]
 Redact = Callable[[Any], Any]
 
 

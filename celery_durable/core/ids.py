@@ -49,6 +49,12 @@ def check_step_id(step_id: object) -> str:
     """Refuse what can't be a step's id."""
     if not isinstance(step_id, str):
         raise TypeError(f"a step's id comes first and is a string, and this is {step_id!r:.100}")
+    return _checked_step_id(step_id)
+
+
+@lru_cache(maxsize=4096)
+def _checked_step_id(step_id: str) -> str:
+    """Every pass asks by the same ids again."""
     return check_name(step_id, "a step's id")
 
 

@@ -74,8 +74,7 @@ class Replay(NamedTuple):
     input_changed: bool = False
 
 
-@dataclass(frozen=True)
-class Perform:
+class Perform(NamedTuple):
     """Do it now. ``known`` tells that the step has a row already."""
 
     attempt: int = 1

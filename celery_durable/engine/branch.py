@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.faults import summary
 from ..core.replay import Record
 from ..core.tries import with_try
-from ..errors import RunCancelled, RunOverdue, StepCancelled
+from ..errors import DamagedRecord, RunCancelled, RunOverdue, StepCancelled
 from ..store.records import Changes, NewRun, NewTurn, NewWait, StepWrite, StoredEvent
 
 if TYPE_CHECKING:
@@ -148,10 +148,12 @@ class Branch(ABC):
         record = self.run.history[self.id]
         if record.status == "cancelled":
             raise self.cancelled_error()
-        with self.run.reading("step", self.id):
+        try:
             if record.status != "failed":
                 return self.value()
             cancelled, error = self.cancels(), self.error()
+        except DamagedRecord as damaged:
+            self.run.leave_damaged(damaged, "step", self.id)
         if cancelled is not None:
             self.run.cancel(cancelled)
         raise error
@@ -241,8 +243,10 @@ def openings(waiting: Sequence[Waiting]) -> Changes:
 def complete(run: Pass, branch: Branch) -> Any:
     """Bring one branch to its answer, or leave the body until there is one."""
     while True:
-        with run.reading("step", branch.id):
+        try:
             state = branch.look()
+        except DamagedRecord as damaged:
+            run.leave_damaged(damaged, "step", branch.id)
         if isinstance(state, Done):
             return branch.answer()
         if run.check_cancelling(branch):

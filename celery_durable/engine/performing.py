@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ..core.codec import decode_arguments, encode
@@ -33,6 +32,8 @@ __all__ = ["Drawn", "Function", "FunctionAttempt", "delay_after"]
 logger = logging.getLogger("celery_durable")
 
 _ONCE = Retry(max_attempts=1)
+_NOTHING = "[[],{}]"
+"""The input of a function that is given nothing."""
 _TRIES_WHEN_LOST = 3
 """How often a transaction is done in one attempt whose connection breaks each time: the function may be why."""
 
@@ -46,8 +47,9 @@ class Function(Branch):
         self.kind = work.kind
         self.work = work
         step_id = run.take_id(work.id)
-        given, self.args, self.kwargs = _input(run, work, f"the input of step {step_id!r}")
-        super().__init__(run, step_id, given, at_most_once=work.options.at_most_once)
+        super().__init__(run, step_id, _given(run, work, step_id), at_most_once=work.options.at_most_once)
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
 
     def look(self) -> State:
         decision = self.ask()
@@ -55,11 +57,19 @@ class Function(Branch):
             return DONE
         if isinstance(decision, Park):
             return Waiting(decision.wake_at, f"step {self.id!r}")
+        self._take_arguments()
         row = self.new_row(
             status="completed", function=self.work.function, attempts=decision.attempt, started_at=self.run.now(),
             heartbeat=decision.heartbeat,
         )  # fmt: skip
         return Ready(self.attempt(row))
+
+    def _take_arguments(self) -> None:
+        """The arguments for the function: a copy, so that what the function does to them is not seen by the body, which
+        a replay could not repeat."""
+        if self.given != _NOTHING:
+            args, kwargs = decode_arguments(self.given)
+            self.args, self.kwargs = self.work.signature().arguments(tuple(args), kwargs, f"step {self.id!r}")
 
     def attempt(self, row: StepWrite) -> FunctionAttempt:
         """An attempt at the function, whose row is this so far."""
@@ -70,18 +80,13 @@ class Function(Branch):
         return self.work.result().read(self.run.stored(self.id), what)
 
 
-def _input(run: Pass, work: Work, what: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """The step's input as it is recorded, and the arguments for the function: a copy, so that what
-    the function does to them is not seen by the body, which a replay could not repeat."""
+def _given(run: Pass, work: Work, step_id: str) -> str:
+    """The step's input as it is recorded."""
     if not work.args and not work.kwargs:
-        return "[[],{}]", [], {}
-    signature = work.signature()
-    of_step = what.removeprefix("the input of ")
-    plain = signature.plain(work.args, work.kwargs, of_step)
-    given = run.measured(encode(list(plain), what), what)
-    args, kwargs = decode_arguments(given)
-    args, kwargs = signature.arguments(tuple(args), kwargs, of_step)
-    return given, args, kwargs
+        return _NOTHING
+    what = f"the input of step {step_id!r}"
+    plain = work.signature().plain(work.args, work.kwargs, f"step {step_id!r}")
+    return run.measured(encode(list(plain), what), what)
 
 
 class FunctionAttempt(Attempt):
@@ -128,7 +133,7 @@ class FunctionAttempt(Attempt):
         return inspect.iscoroutinefunction(inspect.unwrap(self.fn)) and self.work.kind != "transaction"
 
     def call(self) -> None:
-        with self._inside():
+        with _Inside(self):
             if self.work.kind == "transaction":
                 self._in_transaction()
             else:
@@ -137,22 +142,9 @@ class FunctionAttempt(Attempt):
 
     async def await_(self) -> None:
         """The same for an async function, on the event loop."""
-        with self._inside():
+        with _Inside(self):
             work = self.fn(*self.branch.args, **self.branch.kwargs)
             self.keep(await awaited(work, self.timeout, self.what))
-
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        marker = current_step.set(self.context)
-        self.run.dispatcher.tell("step_started", step=self.row)
-        try:
-            yield
-        except Exception as error:
-            self.error = error
-        finally:
-            self.run.dispatcher.tell("step_returned", step=self.row, error=self.error)
-            self.context.close()
-            current_step.reset(marker)
 
     def keep(self, value: Any) -> None:
         """Keep the function's value as it is to be recorded."""
@@ -246,6 +238,28 @@ class FunctionAttempt(Attempt):
         return None if row is None or row["status"] != "completed" else str(row["result"])
 
 
+class _Inside:
+    """While a step's function is called; what it raises is kept. No generator: one is made for every attempt."""
+
+    __slots__ = ("_attempt", "_marker")
+
+    def __init__(self, attempt: FunctionAttempt) -> None:
+        self._attempt = attempt
+
+    def __enter__(self) -> None:
+        self._marker = current_step.set(self._attempt.context)
+        self._attempt.run.dispatcher.tell("step_started", step=self._attempt.row)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        attempt = self._attempt
+        if isinstance(error, Exception):
+            attempt.error = error
+        attempt.run.dispatcher.tell("step_returned", step=attempt.row, error=attempt.error)
+        attempt.context.close()
+        current_step.reset(self._marker)
+        return attempt.error is error
+
+
 def _failed(run: Pass, work: Work, step: StepWrite, error: Exception) -> StepWrite:
     """The row of a failed attempt: the last one, or one after which it is tried again."""
     policy = _ONCE if work.options.at_most_once else work.options.retry or run.step_retry
@@ -281,7 +295,7 @@ class Drawn(Branch):
 
     def __init__(self, run: Pass, kind: str, make: Callable[[], Any]) -> None:
         self.kind = kind
-        super().__init__(run, run.take_id(run.next_id(kind)), "[[],{}]")
+        super().__init__(run, run.take_id(run.next_id(kind)), _NOTHING)
         self._make = make
 
     def look(self) -> State:

@@ -41,7 +41,7 @@ _as_record = attrgetter(*Record._fields)
 
 
 class Reading:
-    """What :meth:`Recorder.reading` is. No generator: two of them are made at every step of every pass."""
+    """What :meth:`Recorder.reading` is."""
 
     __slots__ = ("_recorder", "_step_id", "_what")
 
@@ -54,9 +54,7 @@ class Reading:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if isinstance(error, DamagedRecord):
-            what = f"{self._what} {self._step_id!r}" if self._step_id else self._what
-            run_id = self._recorder.run_id
-            self._recorder.leave(Damaged(f"{what} of run {run_id}: {error}. Mend the row, then resume the run"))
+            self._recorder.leave_damaged(error, self._what, self._step_id)
 
 
 class Recorder:
@@ -373,6 +371,11 @@ class Recorder:
         :meth:`~celery_durable.store.recording.Recording.hand_back`."""
         steps, marks = self._unrecorded.values(), self._marks
         return self.store.hand_back(self.link, self.fence, steps, marks, self.patience)
+
+    def leave_damaged(self, damaged: DamagedRecord, what: str, step_id: str = "") -> NoReturn:
+        """Leave the body, as something of the run's record can't be read: the run is paused."""
+        what = f"{what} {step_id!r}" if step_id else what
+        self.leave(Damaged(f"{what} of run {self.run_id}: {damaged}. Mend the row, then resume the run"))
 
     def reading(self, what: str, step_id: str = "") -> Reading:
         """Here the run's record is read, and nothing of the user's is called: where it is damaged the run is paused."""

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable, Row, RowMapping
+from sqlalchemy import Connection, Executable, Row
 
 from ..statuses import SchemaState
 from .dialects import Dialect, dialect_of, make_engine
 from .link import Link
-from .prepared import Prepared
+from .prepared import Answer, Make, Prepared
 from .records import Deed, Fence
 from .schema import check_schema, migrate, schema_state
 from .sealing import Sealer
@@ -36,6 +36,18 @@ Execute = Callable[[Any, Any], Any]
 def new_token() -> int:
     """A token that no other holder of a run has ever had."""
     return secrets.randbits(62)
+
+
+class Own:
+    """Executes statements on a connection of ours."""
+
+    def __init__(self, connection: Connection, do: Callable[[Connection, Any, Any], Answer]) -> None:
+        self._connection = connection
+        self._do = do
+
+    def execute(self, statement: Any, values: Any, /) -> Answer:
+        """Do a statement with its values; with a list of them, once for each."""
+        return self._do(self._connection, statement, values)
 
 
 class StoreBase:
@@ -140,18 +152,33 @@ class StoreBase:
 
         return link.run(hand_on)
 
-    def _do(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> CursorResult[Any]:
-        """Execute a statement of ours, once. What is done for each of many values is not for this."""
+    def _do(
+        self,
+        connection: Connection,
+        statement: Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        make: Make | None = None,
+    ) -> Answer:
+        """Execute a statement of ours; with a list of values, once for each. ``make`` is what each row is made into."""
+        if isinstance(values, Sequence):
+            if len(values) != 1:
+                return Answer(connection.execute(statement, values).rowcount)
+            values = values[0]
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = Prepared(statement, self.engine)
-        return prepared.execute(connection, values)
+        return prepared.execute(connection, values, make)
 
-    def _row(self, connection: Connection, statement: Executable, **values: Any) -> RowMapping | None:
-        return self._do(connection, statement, values).mappings().first()
+    def _on(self, connection: Connection) -> Own:
+        """For what is written so that it can be done in a transaction of the caller's."""
+        return Own(connection, self._do)
 
-    def _rows(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        return link.run(lambda connection: self._do(connection, statement, values).all())
+    def _row(self, connection: Connection, statement: Executable, **values: Any) -> dict[str, Any] | None:
+        row = self._do(connection, statement, values).first()
+        return None if row is None else row._asdict()
+
+    def _rows(self, link: Link, statement: Executable, values: Mapping[str, Any]) -> Sequence[Any]:
+        return link.run(lambda connection: self._do(connection, statement, values).rows)
 
     @staticmethod
     def _found(link: Link, statement: Executable) -> Sequence[Row[Any]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Engine, Table, create_engine, event, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Engine, Table, create_engine, event, func, literal, literal_column
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
@@ -47,6 +47,9 @@ class Dialect:
     """A writing transaction keeps all other writers out until it ends."""
     advisory_locks: bool = False
     """There are locks without rows, held until the transaction ends, and fair to who asked first."""
+    hurry: tuple[str, str] | None = None
+    """Statements between which a commit does not wait for the disk. What is committed after them lasts with all that
+    was before it."""
 
     def now(self) -> ColumnElement[int]:
         """The database's clock: it alone decides what is due and whose lease has ended."""
@@ -56,6 +59,12 @@ class Dialect:
         """The same as one value, which an index can be searched by. PostgreSQL asks a clock that goes on again for each
         row, and would read the times of all runs that sleep to find none that is due."""
         return literal_column(f"(SELECT {self.clock})", BigInteger()) if self.name == "postgresql" else self.now()
+
+    def not_waiting_for_disk(self) -> list[ColumnElement[Any]]:
+        """The same as a column of a statement that gives back rows, where it can be."""
+        if self.name != "postgresql":
+            return []
+        return [func.set_config("synchronous_commit", "off", literal(True)).label("durability")]
 
     def insert(self, table: Table) -> Any:
         """An INSERT that can say what becomes of a row which is there already. SQLAlchemy's part for a database is
@@ -71,6 +80,7 @@ SQLITE = Dialect(
     writes_in_cte=False,
     transaction_isolation="SERIALIZABLE",
     one_writer=True,
+    hurry=("PRAGMA synchronous = NORMAL", "PRAGMA synchronous = FULL"),
 )
 POSTGRESQL = Dialect(
     name="postgresql",

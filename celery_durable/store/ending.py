@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ..core.faults import write_error
@@ -18,7 +18,7 @@ from ..statuses import FINISHED
 from .base import SOON, new_token
 from .events import Events
 from .link import Link, is_stale
-from .records import Aftermath, Deed, Fence, Parent
+from .records import Aftermath, Columns, Deed, Fence, Parent
 from .starting import Starting
 from .turns import Turns
 
@@ -166,9 +166,9 @@ class Ending(Starting, Turns, Events):
 
     def _close(self, connection: Connection, ended: list[str]) -> Aftermath:
         """These runs have ended: nothing that they had open is waited for any more."""
-        connection.execute(self.statements.drop_waits, {"ids": ended})
-        called = list(connection.execute(self.statements.called_by_runs, {"ids": ended}).scalars())
-        connection.execute(self.statements.close_steps, {"ids": ended})
+        self._do(connection, self.statements.drop_waits, {"ids": ended})
+        called = self._do(connection, self.statements.called_by_runs, {"ids": ended}).scalars()
+        self._do(connection, self.statements.close_steps, {"ids": ended})
         aftermath = self._leave_lines(connection, ended)
         return aftermath + self._cancel(connection, called, "the run that called it has ended")
 
@@ -181,13 +181,13 @@ class Ending(Starting, Turns, Events):
         parent = Parent(row["parent_id"], row["parent_step"]) if row["parent_id"] else None
         return Origin(parent, row["kind"], row["quorum"] or 0)
 
-    def _lock_parent(self, connection: Connection, parent: Parent | None) -> RowMapping | None:
+    def _lock_parent(self, connection: Connection, parent: Parent | None) -> Columns | None:
         return None if parent is None else self._row(connection, self.statements.lock_parent, at_id=parent.run_id)
 
     def _answer_parent(
         self,
         connection: Connection,
-        caller: RowMapping | None,
+        caller: Columns | None,
         run_id: str,
         parent: Parent | None,
         status: str,
@@ -209,7 +209,7 @@ class Ending(Starting, Turns, Events):
         if status == "completed" and (caller["quorum"] or 0) > 1:
             self._do(connection, self.statements.count_down, {"at_id": parent.run_id})
             return Aftermath()
-        connection.execute(self.statements.wake_runs, {"ids": [parent.run_id], "due_in": SOON})
+        self._do(connection, self.statements.wake_runs, {"ids": [parent.run_id], "due_in": SOON})
         return Aftermath(wake=(parent.run_id,))
 
     def is_open_call(self, link: Link, run_id: str) -> bool:
@@ -233,7 +233,7 @@ class Ending(Starting, Turns, Events):
                 aftermath = self._cancel(connection, [run_id], reason, force=force)
                 if aftermath == Aftermath():
                     return None
-                self._note(connection.execute, run_id, deed)
+                self._note(self._on(connection).execute, run_id, deed)
                 row = self._row(connection, self.statements.outcome, at_id=run_id)
                 if row is not None and row["status"] in FINISHED:
                     aftermath += self._answer_parent(connection, caller, run_id, parent, "cancelled", None, None)
@@ -245,7 +245,7 @@ class Ending(Starting, Turns, Events):
         """Cancel runs, in a transaction that holds who called them. Those that have no body to tell end at once."""
         if not run_ids:
             return Aftermath()
-        rows = connection.execute(self.statements.lock_for_cancel, {"ids": sorted(run_ids)}).mappings().all()
+        rows = self._do(connection, self.statements.lock_for_cancel, {"ids": sorted(run_ids)}).mappings()
         told, ended, tasks = [], [], []
         for row in rows:
             if row["status"] in FINISHED:
@@ -260,16 +260,16 @@ class Ending(Starting, Turns, Events):
                 told.append(row["id"])
         values = {"token": new_token(), "due_in": SOON}
         if told:
-            connection.execute(self.statements.ask_to_cancel, values | {"ids": told, "reason": reason[:500]})
+            self._do(connection, self.statements.ask_to_cancel, values | {"ids": told, "reason": reason[:500]})
         for ids, delivered in ((ended, 0), (tasks, 1)):
             if ids:
                 error = write_error(RunCancelled(reason[:500]))
                 end = values | {"ids": ids, "delivered": delivered, "error": error, "retention": self.retention}
-                connection.execute(self.statements.end_cancelled, end)
+                self._do(connection, self.statements.end_cancelled, end)
         aftermath = Aftermath(wake=(*told, *ended), revoke=tuple(tasks))
         return aftermath + self._close(connection, ended) if ended else aftermath
 
 
-def _is_stuck(row: RowMapping) -> bool:
+def _is_stuck(row: Columns) -> bool:
     """Whether a run is paused because its body can't be executed: there is nobody to tell."""
     return row["status"] == "paused" and not (row["waiting_on"] or "").startswith(PAUSED)

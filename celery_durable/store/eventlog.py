@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from .base import StoreBase
 from .link import Link
+from .records import Columns
 
 __all__ = ["EventLog", "LoggedEvent"]
 
@@ -17,7 +18,7 @@ __all__ = ["EventLog", "LoggedEvent"]
 class LoggedEvent:
     """An event's row and who took it."""
 
-    row: RowMapping
+    row: Columns
     woke: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     woke_total: int = 0
@@ -63,7 +64,7 @@ class EventLog(StoreBase):
     def _logged(self, connection: Connection, statement: Any, most: int) -> list[LoggedEvent]:
         found = {row["seq"]: LoggedEvent(row) for row in connection.execute(statement).mappings()}
         if found:
-            takers = connection.execute(self.statements.takers_of, {"events": list(found), "most": most})
+            takers = self._do(connection, self.statements.takers_of, {"events": list(found), "most": most}).rows
             for taker in takers:
                 logged = found[taker.event]
                 if taker.is_wait:
@@ -81,12 +82,12 @@ class EventLog(StoreBase):
         """
 
         def forget(connection: Connection) -> int:
-            rows = connection.execute(self.statements.oldest_events, {"limit": limit}).all()
+            rows = self._do(connection, self.statements.oldest_events, {"limit": limit}).rows
             old = [row.seq for row in rows if row.dispatched_at is not None and row.emitted_at < row.now - retention]
             if old:
                 with link.atomic(connection), link.lingering():
-                    connection.execute(self.statements.forget_events, {"events": old})
-                    connection.execute(self.statements.forget_takers, {"events": old})
+                    self._do(connection, self.statements.forget_events, {"events": old})
+                    self._do(connection, self.statements.forget_takers, {"events": old})
             return len(old)
 
         return link.run(forget)

@@ -51,9 +51,9 @@ class Events(Recording, Gated, Upkeep):
             nonlocal tries
             tries += 1
             if deed is None:
-                return self.emit_within(connection.execute, event, due_in) or tries > 1
+                return self.emit_within(self._on(connection).execute, event, due_in) or tries > 1
             with link.atomic(connection):
-                return self.emit_within(connection.execute, event, due_in, deed) or tries > 1
+                return self.emit_within(self._on(connection).execute, event, due_in, deed) or tries > 1
 
         return link.run(write, patience)
 
@@ -79,9 +79,9 @@ class Events(Recording, Gated, Upkeep):
         def write(connection: Connection) -> bool:
             try:
                 with link.atomic(connection):
-                    if not self.record_within(connection, fence, step, lease_until):
+                    if not self.record_within(self._on(connection), fence, step, lease_until):
                         return False
-                    self.emit_within(connection.execute, event, due_in)
+                    self.emit_within(self._on(connection).execute, event, due_in)
                 return True
             except IntegrityError:  # of the step: recorded by an earlier try, whose answer was lost
                 return self._status_of(connection, fence.run_id, step.id) is not None
@@ -100,7 +100,7 @@ class Events(Recording, Gated, Upkeep):
         if wait.key is not None:
             values["at_key"] = wait.key
         while True:
-            rows = connection.execute(look, values).all()
+            rows = self._do(connection, look, values).rows
             for row in rows:
                 event = StoredEvent._make(row)
                 if _fits(wanted, event):
@@ -121,7 +121,7 @@ class Events(Recording, Gated, Upkeep):
         def take(connection: Connection) -> bool:
             try:
                 with link.atomic(connection):
-                    if not self.record_within(connection, fence, step, lease_until):
+                    if not self.record_within(self._on(connection), fence, step, lease_until):
                         return False
                     values = {"at_id": fence.run_id, "event": seq, "of_step": step.id}
                     self._do(connection, self.statements.take, values)
@@ -149,7 +149,7 @@ class Events(Recording, Gated, Upkeep):
                 self._do(connection, self.statements.end_wait, outcome)
                 self._do(connection, self.statements.drop_wait, at_step)
                 values = {"at_id": fence.run_id, "ids": [step.id]}
-                return Record(*connection.execute(self.statements.settled_steps, values).one())
+                return Record._make(self._do(connection, self.statements.settled_steps, values).first())
 
         return link.run(end, patience)
 
@@ -175,7 +175,7 @@ class Events(Recording, Gated, Upkeep):
 
         def close(connection: Connection) -> None:
             if self.dialect.advisory_locks:
-                connection.execute(statement, {"name_gate": name_gate, "key_gate": key_gate})
+                self._do(connection, statement, {"name_gate": name_gate, "key_gate": key_gate})
                 return
             with link.atomic(connection):
                 self._at_gates(connection, statement, (name_gate, key_gate))
@@ -236,7 +236,7 @@ class Events(Recording, Gated, Upkeep):
 
         def answer(connection: Connection) -> list[str]:
             with link.atomic(connection):
-                runs = connection.execute(self.statements.lock_runs, {"ids": sorted({run for run, _ in waits})}).all()
+                runs = self._do(connection, self.statements.lock_runs, {"ids": sorted({run for run, _ in waits})}).rows
                 if not runs:
                     return []
                 statuses = {run.id: run.status for run in runs}
@@ -245,7 +245,7 @@ class Events(Recording, Gated, Upkeep):
                 asleep = [run for run, status in statuses.items() if status == "suspended"]
                 woken = self._answer(connection, event, result, open_waits, asleep, due_in) if open_waits else []
                 if over:
-                    connection.execute(self.statements.drop_these_waits, _named(over))
+                    self._do(connection, self.statements.drop_these_waits, _named(over))
                 return woken
 
         return link.run(answer)
@@ -263,25 +263,25 @@ class Events(Recording, Gated, Upkeep):
         at_once = self.statements.answer_at_once
         if at_once is not None:
             values = {"of_event": event.seq, "given_result": result, "ids": list(asleep), "due_in": due_in}
-            return sorted(connection.execute(at_once, _named(waits) | values).scalars())
+            return sorted(self._do(connection, at_once, _named(waits) | values).scalars())
         taking = self._taking(connection, event, waits)
         if not taking:
             return []
-        connection.execute(self.statements.take_all, _named(taking) | {"event": event.seq})
-        connection.execute(self.statements.answer_steps, _named(taking) | {"result": result})
-        connection.execute(self.statements.drop_these_waits, _named(taking))
+        self._do(connection, self.statements.take_all, _named(taking) | {"event": event.seq})
+        self._do(connection, self.statements.answer_steps, _named(taking) | {"result": result})
+        self._do(connection, self.statements.drop_these_waits, _named(taking))
         woken = [run for run, _ in taking if run in asleep]
         if woken:
-            connection.execute(self.statements.wake_runs, {"ids": woken, "due_in": due_in})
+            self._do(connection, self.statements.wake_runs, {"ids": woken, "due_in": due_in})
         return woken
 
     def _taking(
         self, connection: Connection, event: StoredEvent, waits: Sequence[tuple[str, str]]
     ) -> list[tuple[str, str]]:
         """Of these waits those that are open still, one for each run that has not had the event."""
-        there = {tuple(row) for row in connection.execute(self.statements.open_waits, _named(waits))}
+        there = {tuple(row) for row in self._do(connection, self.statements.open_waits, _named(waits)).rows}
         values = {"event": event.seq, "ids": sorted({run for run, _ in waits})}
-        had = set(connection.execute(self.statements.takers, values).scalars())
+        had = set(self._do(connection, self.statements.takers, values).scalars())
         taking = []
         for run, step in waits:
             if (run, step) in there and run not in had:

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
-from sqlalchemy import Column, Connection, RowMapping, Select, exists, func, literal, or_, select, union_all
+from sqlalchemy import Column, Connection, Select, exists, func, literal, or_, select, union_all
 
 from ..statuses import FINISHED, RunStatus
 from .base import StoreBase
 from .link import Link
+from .records import Columns
 from .statements.finding import COUNTED_AT_MOST
 
 __all__ = ["COUNTED_AT_MOST", "LOOKED_AT_MOST", "LOOKED_INTO_AT_MOST", "Filter", "Finding", "Found", "Place"]
@@ -71,7 +72,7 @@ class Filter:
 class Found(NamedTuple):
     """Runs, newest first, and the place to go on from; ``None``: there are no more."""
 
-    rows: list[RowMapping]
+    rows: list[Columns]
     following: Place | None
 
 
@@ -120,7 +121,7 @@ class Finding(StoreBase):
                 return
             before = places[-1]
 
-    def _named(self, connection: Connection, wanted: Filter) -> list[RowMapping]:
+    def _named(self, connection: Connection, wanted: Filter) -> list[Columns]:
         """The run whose id is what is searched, whatever its age."""
         if wanted.search is None:
             return []
@@ -131,7 +132,7 @@ class Finding(StoreBase):
         statement = self._newest(wanted, limit, before)
         return [] if statement is None else [(row.created_at, row.id) for row in connection.execute(statement)]
 
-    def _rows_at(self, connection: Connection, wanted: Filter, places: Sequence[Place]) -> list[RowMapping]:
+    def _rows_at(self, connection: Connection, wanted: Filter, places: Sequence[Place]) -> list[Columns]:
         if not places:
             return []
         run = self.tables.run
@@ -141,7 +142,7 @@ class Finding(StoreBase):
         return sorted(rows, key=lambda row: (row["created_at"], row["id"]), reverse=True)
 
     @staticmethod
-    def _meant(connection: Connection, statement: Select[Any], wanted: Filter) -> list[RowMapping]:
+    def _meant(connection: Connection, statement: Select[Any], wanted: Filter) -> list[Columns]:
         """The rows whose status is meant: it may have changed since their place was found."""
         return [row for row in connection.execute(statement).mappings() if row["status"] in wanted.meant]
 
@@ -254,9 +255,9 @@ class Finding(StoreBase):
         assert statement is not None
         return self._found(link, statement)
 
-    def workload(self, link: Link) -> tuple[RowMapping, Sequence[Any]]:
+    def workload(self, link: Link) -> tuple[Columns, Sequence[Any]]:
         """What there is to do, who sweeps, and who executes what."""
-        figures = link.run(lambda connection: connection.execute(self.statements.workload).mappings().one())
+        figures = link.run(lambda connection: self._do(connection, self.statements.workload, {}).mappings()[0])
         return figures, self._rows(link, self.statements.holders, {})
 
     def waiting_for(self, link: Link, event: str, key: str | None) -> set[str]:

@@ -26,7 +26,7 @@ class Gated(StoreBase):
             self._at_gates(connection, self.statements.hold_gate, ordered)
             return
         for gate in ordered:
-            connection.execute(self.statements.hold_gate, {"gate": gate})
+            self._do(connection, self.statements.hold_gate, {"gate": gate})
 
     def _shut(self, connection: Connection, *parts: str) -> None:
         """Be alone behind the gate of a name until the transaction ends."""
@@ -34,14 +34,14 @@ class Gated(StoreBase):
         if statement is None:
             return
         if self.dialect.advisory_locks:
-            connection.execute(statement, {"name_gate": gate, "key_gate": gate})
+            self._do(connection, statement, {"name_gate": gate, "key_gate": gate})
         else:
             self._at_gates(connection, statement, [gate])
 
     def _at_gates(self, connection: Connection, statement: Executable, gates: Iterable[int]) -> None:
         """Lock the rows that stand for gates."""
         names = sorted({GATES[gate % len(GATES)] for gate in gates})
-        if len(connection.execute(statement, {"gates": names}).all()) < len(names):
+        if len(self._do(connection, statement, {"gates": names}).rows) < len(names):
             raise ConfigurationError(
                 f"rows named gate-... are missing in the table {self.tables.lease.name}, so an event and a wait could "
                 f"miss each other. The migration makes {len(GATES)} of them: put them back"

@@ -91,9 +91,9 @@ class Handing(Ending):
                         self._check_registered(connection, fence, registered)
                     aftermath = self._apply(connection, fence, changes, parked=True)
                     if ids:
-                        connection.execute(self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
+                        self._do(connection, self.statements.reset_steps, {"at_id": fence.run_id, "ids": ids})
                     if dropped:
-                        connection.execute(self.statements.drop_steps, {"at_id": fence.run_id, "ids": dropped})
+                        self._do(connection, self.statements.drop_steps, {"at_id": fence.run_id, "ids": dropped})
                     if on_locked is not None:
                         on_locked()
             except _TakenBack as undone:
@@ -133,8 +133,8 @@ class Handing(Ending):
         return link.run(lambda connection: self._settled(connection, run_id, ids))
 
     def _settled(self, connection: Connection, run_id: str, steps: list[str]) -> tuple[Record, ...]:
-        rows = connection.execute(self.statements.settled_steps, {"at_id": run_id, "ids": steps})
-        return tuple(Record(*row) for row in rows)
+        rows = self._do(connection, self.statements.settled_steps, {"at_id": run_id, "ids": steps}).rows
+        return tuple(map(Record._make, rows))
 
     def _apply(self, connection: Connection, fence: Fence, changes: Changes, *, parked: bool = False) -> Aftermath:
         """Write changes, in a transaction that holds the run."""
@@ -143,22 +143,22 @@ class Handing(Ending):
         if changes.given_up:
             self._check_registered(connection, fence, list(changes.given_up))
         if changes.steps and not alone:
-            self._write_steps(connection, fence, changes.steps)
+            self._write_steps(self._on(connection), fence, changes.steps)
         if changes.marks:
             marks = [{**at_run, "at_step": step, "place": place} for step, place in changes.marks]
-            connection.execute(self.statements.mark_seen, marks)
+            self._do(connection, self.statements.mark_seen, marks)
         if changes.calls:
             self._insert_calls(connection, changes.calls)
         if changes.waits:
             if not alone:
                 rows = [_of_wait(step, wait) | at_run for step, wait in changes.waits]
-                connection.execute(self.statements.insert_wait, rows)
+                self._do(connection, self.statements.insert_wait, rows)
             self._take_back_answered(connection, fence.run_id, changes.waits)
         aftermath = Aftermath(wake=tuple(call.id for call in changes.calls if not call.wake_in))
         if changes.turns:
             self._stand_in_line(connection, fence.run_id, changes.turns)
         if changes.withdrawn:
-            connection.execute(self.statements.drop_waits_of, at_run | {"ids": list(changes.withdrawn)})
+            self._do(connection, self.statements.drop_waits_of, at_run | {"ids": list(changes.withdrawn)})
         if changes.left:
             aftermath += self._leave_line(connection, fence.run_id, changes.left)
         if changes.cancelled:
@@ -168,9 +168,9 @@ class Handing(Ending):
 
     def _insert_calls(self, connection: Connection, calls: Sequence[NewRun]) -> None:
         rows = [self._pending_values(call) | {"sends": 0} for call in calls]  # it is sent once this is committed
-        connection.execute(self.statements.insert_run, rows)
+        self._do(connection, self.statements.insert_run, rows)
         inputs = [{name: row[name] for name in ("id", "arguments", "message")} for row in rows]
-        connection.execute(self.statements.insert_inputs, inputs)
+        self._do(connection, self.statements.insert_inputs, inputs)
 
     def _take_back_answered(self, connection: Connection, run_id: str, waits: Sequence[tuple[str, NewWait]]) -> None:
         """An event that is there answers a new wait: then nothing was registered, and the pass takes it."""
@@ -194,9 +194,8 @@ class Handing(Ending):
     def _stand_in_line(self, connection: Connection, run_id: str, turns: Sequence[tuple[str, NewTurn]]) -> None:
         """Places in the lines for locks; one that is free by now is not waited for."""
         fence = Fence(run_id, 0)
-        connection.execute(
-            self.statements.insert_turn, [of_turn(fence, step, turn, held=False) for step, turn in turns]
-        )
+        rows = [of_turn(fence, step, turn, held=False) for step, turn in turns]
+        self._do(connection, self.statements.insert_turn, rows)
         for step, turn in turns:
             if self._is_free(connection, turn.name, run_id, step):
                 raise _TakenBack(Overtaken())
@@ -212,8 +211,8 @@ class Handing(Ending):
                     kept = self._has_token(connection, fence.run_id, token)
                     return Aftermath(wake=(fence.run_id,)) if kept else None
                 aftermath = Aftermath(wake=(fence.run_id,)) + self._close(connection, [fence.run_id])
-                connection.execute(self.statements.forget_rows["step"], {"ids": [fence.run_id]})
-                connection.execute(self.statements.new_arguments, {"at_id": fence.run_id, "arguments": arguments})
+                self._do(connection, self.statements.forget_rows["step"], {"ids": [fence.run_id]})
+                self._do(connection, self.statements.new_arguments, {"at_id": fence.run_id, "arguments": arguments})
                 return aftermath
 
         return link.run(over, patience)

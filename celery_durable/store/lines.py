@@ -45,7 +45,7 @@ class Lines(Gated):
         self._do(connection, self.statements.share, {**at_run, "resource": line.resource})
         mine = row["queued_at"] or row["now"] + 1
         ahead = {**at_run, "at_resource": line.resource, "at_queued": mine}
-        if self._do(connection, self.statements.ahead, ahead).scalar_one() < line.limit:
+        if self._do(connection, self.statements.ahead, ahead).scalar() < line.limit:
             return None
         if row["deadline_at"] is not None and row["deadline_at"] <= row["now"]:
             return None  # it is only to be told that its time is up
@@ -62,13 +62,13 @@ class Lines(Gated):
             at_resource = {"at_resource": line.resource}
             with link.atomic(connection):
                 self._shut(connection, "line", line.resource)
-                shares = line.limit - self._do(connection, self.statements.at_work, at_resource).scalar_one()
+                shares = line.limit - self._do(connection, self.statements.at_work, at_resource).scalar()
                 if shares <= 0:
                     return []
-                first = connection.execute(self.statements.first_in_line, {**at_resource, "limit": shares}).all()
+                first = self._do(connection, self.statements.first_in_line, {**at_resource, "limit": shares}).rows
                 ids = [row.id for row in first if row.due_at is None or row.due_at == row.deadline_at]
                 if ids:
-                    connection.execute(self.statements.let_in, {"ids": ids, "due_in": SOON})
+                    self._do(connection, self.statements.let_in, {"ids": ids, "due_in": SOON})
                 return ids
 
         return link.run(let_in)

@@ -28,6 +28,7 @@ from sqlalchemy.exc import (
 
 from ..errors import ConfigurationError, DurableError
 from .dialects import Dialect
+from .prepared import do_text
 from .watch import Watched, watch
 
 __all__ = [
@@ -135,17 +136,34 @@ class Link:
             _discard(connection)
 
     @contextmanager
+    def hurrying(self, connection: Connection) -> Iterator[None]:
+        """What is written meanwhile may be lost if the database's machine is, until something else is written."""
+        if self._dialect.hurry is None:
+            yield
+            return
+        begin, end = self._dialect.hurry
+        do_text(connection, begin)
+        try:
+            yield
+        except DBAPIError:
+            raise  # the connection is dropped
+        except BaseException:
+            do_text(connection, end)
+            raise
+        do_text(connection, end)
+
+    @contextmanager
     def atomic(self, connection: Connection) -> Iterator[None]:
         """Several statements as one transaction, on a connection in autocommit mode."""
-        connection.exec_driver_sql(self._dialect.begin)
+        do_text(connection, self._dialect.begin)
         try:
             yield
         except BaseException as error:
             # After an error of the connection it is dropped, and the transaction with it.
             if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):
-                connection.exec_driver_sql("ROLLBACK")
+                connection.connection.rollback()  # SQLAlchemy may have done it
             raise
-        connection.exec_driver_sql("COMMIT")
+        do_text(connection, "COMMIT")
 
 
 def _discard(connection: Connection) -> None:

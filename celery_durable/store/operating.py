@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping, or_, select
+from sqlalchemy import Connection, Executable, or_, select
 
 from ..core.codec import decode
 from ..core.ids import ROLLBACK
@@ -16,7 +16,7 @@ from .base import new_token
 from .ending import PAUSED
 from .handing import Handing
 from .link import Link
-from .records import Deed, NewEvent, NewRun, Origin
+from .records import Columns, Deed, NewEvent, NewRun, Origin
 
 __all__ = ["Operating"]
 
@@ -41,9 +41,9 @@ class Operating(Handing):
 
         def act(connection: Connection) -> bool:
             with link.atomic(connection):
-                done = connection.execute(statement, values).rowcount == 1
+                done = self._count(connection, statement, values) == 1
                 if done:
-                    self._note(connection.execute, run_id, deed)
+                    self._note(self._on(connection).execute, run_id, deed)
                 return done or self._has_token(connection, run_id, values["token"])  # by an earlier try
 
         return link.run(act)
@@ -65,19 +65,19 @@ class Operating(Handing):
                 at_run = {"at_id": run_id}
                 if self._is_undone(connection, run_id):
                     return "undone"
-                connection.execute(self.statements.retry_failed, at_run | {"token": token})
+                self._do(connection, self.statements.retry_failed, at_run | {"token": token})
                 again, anew = decode(row["blamed"]) if row["blamed"] else ([], [])
                 if again:
-                    connection.execute(self.statements.reset_steps, at_run | {"ids": again})
-                connection.execute(self.statements.drop_unfinished, at_run | {"ids": anew})
-                self._note(connection.execute, run_id, deed)
+                    self._do(connection, self.statements.reset_steps, at_run | {"ids": again})
+                self._do(connection, self.statements.drop_unfinished, at_run | {"ids": anew})
+                self._note(self._on(connection).execute, run_id, deed)
                 return "retried"
 
         return link.run(retry)
 
     # -------------------------------------------------------------------- copy
 
-    def start_copy(self, link: Link, origin: Origin, copy_of: Callable[[RowMapping], NewRun], deed: Deed) -> str:
+    def start_copy(self, link: Link, origin: Origin, copy_of: Callable[[Columns], NewRun], deed: Deed) -> str:
         """Start a run that is a copy: with the steps that came before one of the original's, or with none. What it is
         started with is made of what the original was. A copy is of one moment: nothing is recorded of the original
         meanwhile.
@@ -96,9 +96,8 @@ class Operating(Handing):
                 if origin.step_id is not None:
                     if self._is_undone(connection, origin.run_id):
                         return "undone"
-                    place = connection.execute(
-                        self.statements.place_of_step, at_run | {"at_step": origin.step_id}
-                    ).scalar()
+                    at_step = at_run | {"at_step": origin.step_id}
+                    place = self._do(connection, self.statements.place_of_step, at_step).scalar()
                     if place is None:
                         return "no step"
                     before = place
@@ -112,18 +111,18 @@ class Operating(Handing):
         assert run.origin is not None
         values = self._pending_values(run)
         # Its message is sent once this is committed.
-        if not self._insert_both(connection.execute, run, values | {"sends": 0}):
-            self._is_own_start(connection.execute, run, values["token"])  # raises where it is another run's
+        if not self._insert_both(self._on(connection).execute, run, values | {"sends": 0}):
+            self._is_own_start(self._on(connection).execute, run, values["token"])  # raises where it is another run's
             return
         steps = {"at_id": run.origin.run_id, "new_id": run.id, "before": before}
-        connection.execute(self.statements.copy_steps, steps)
-        connection.execute(self.statements.copy_taken, steps)
-        self._note(connection.execute, run.origin.run_id, deed)
+        self._do(connection, self.statements.copy_steps, steps)
+        self._do(connection, self.statements.copy_taken, steps)
+        self._note(self._on(connection).execute, run.origin.run_id, deed)
 
     def _is_undone(self, connection: Connection, run_id: str) -> bool:
         """Whether a run was, or is being, rolled back."""
         at_rollback = {"at_id": run_id, "ids": [ROLLBACK]}
-        return connection.execute(self.statements.step_ids, at_rollback).first() is not None
+        return self._do(connection, self.statements.step_ids, at_rollback).first() is not None
 
     # ------------------------------------------------------------------ answer
 
@@ -132,7 +131,7 @@ class Operating(Handing):
         link: Link,
         run_id: str,
         step_id: str,
-        event_for: Callable[[RowMapping, list[RowMapping]], NewEvent],
+        event_for: Callable[[Columns, Sequence[Columns]], NewEvent],
         deed: Deed,
         due_in: int,
     ) -> tuple[NewEvent, bool] | None:
@@ -147,14 +146,14 @@ class Operating(Handing):
                     return None
                 step = self._row(connection, self.statements.step_of_run, **at_run, at_step=step_id)
                 assert step is not None
-                waits = list(connection.execute(self.statements.waits_of_run, at_run).mappings())
+                waits = self._do(connection, self.statements.waits_of_run, at_run).mappings()
                 try:
                     event = event_for(step, waits)
                 except DurableError as refused:  # no error of the connection, which would be given up
                     return refused
-                emitted = self.emit_within(connection.execute, event, due_in)
+                emitted = self.emit_within(self._on(connection).execute, event, due_in)
                 if emitted:
-                    self._note(connection.execute, run_id, deed)
+                    self._note(self._on(connection).execute, run_id, deed)
                 return event, emitted
 
         found = link.run(answer)
@@ -170,7 +169,8 @@ class Operating(Handing):
 
     def started_by(self, link: Link, run_id: str) -> str | None:
         """The event that started a run."""
-        return link.run(lambda at: at.execute(self.statements.starter_of, {"at_id": run_id}).scalar())
+        found: str | None = link.run(lambda at: self._do(at, self.statements.starter_of, {"at_id": run_id}).scalar())
+        return found
 
     def status(self, link: Link, run_id: str) -> str | None:
         """A run's status; ``None``: there is no such run."""
@@ -181,25 +181,25 @@ class Operating(Handing):
         """How many runs there are, by task and status."""
         return [(row.task, row.status, row.runs) for row in self._rows(link, self.statements.counts, {})]
 
-    def condition(self, link: Link) -> RowMapping:
+    def condition(self, link: Link) -> Columns:
         """How far behind things are, and who sweeps."""
-        return link.run(lambda connection: connection.execute(self.statements.condition).mappings().one())
+        return link.run(lambda connection: self._do(connection, self.statements.condition, {}).mappings()[0])
 
-    def ailments(self, link: Link) -> RowMapping:
+    def ailments(self, link: Link) -> Columns:
         """How many runs wait for a person or in line, since when an event is due, who sweeps, and what time it is."""
-        return link.run(lambda connection: connection.execute(self.statements.ailments).mappings().one())
+        return link.run(lambda connection: self._do(connection, self.statements.ailments, {}).mappings()[0])
 
-    def late(self, link: Link, *, within: int, limit: int) -> list[RowMapping]:
+    def late(self, link: Link, *, within: int, limit: int) -> Sequence[Columns]:
         """The runs that are due, or will be within that time, longest due first."""
         values = {"within": within, "limit": limit}
-        return link.run(lambda connection: list(connection.execute(self.statements.late, values).mappings()))
+        return link.run(lambda connection: self._do(connection, self.statements.late, values).mappings())
 
     def deeds(
         self, link: Link, run_id: str | None, *, limit: int = 1000, before_seq: int | None = None
-    ) -> list[RowMapping]:
+    ) -> Sequence[Columns]:
         """The audit log of one run, oldest first; or of all, newest first."""
         if run_id is not None:
-            return link.run(lambda at: list(at.execute(self.statements.deeds_of, {"at_id": run_id}).mappings()))
+            return link.run(lambda at: self._do(at, self.statements.deeds_of, {"at_id": run_id}).mappings())
         statement = self.statements.deeds.limit(limit)
         if before_seq is not None:
             statement = statement.where(self.tables.audit.c.seq < before_seq)
@@ -217,17 +217,17 @@ class Operating(Handing):
             statement, values = self.statements.finished_before, values | {"older_than": older_than}
 
         def forget(connection: Connection) -> int:
-            ids = [row.id for row in connection.execute(statement, values)]
+            ids = self._do(connection, statement, values).scalars()
             if not ids:
                 return 0
             with link.atomic(connection):
-                ended = list(connection.execute(self.statements.lock_ended, {"ids": ids}).scalars())
+                ended = self._do(connection, self.statements.lock_ended, {"ids": ids}).scalars()
                 if ended:
                     with link.lingering():
                         for delete in self.statements.forget_rows.values():
-                            connection.execute(delete, {"ids": ended})
-                        connection.execute(self.statements.forget_runs, {"ids": ended})
-                    self._note(connection.execute, None, deed_of and deed_of(len(ended)))
+                            self._do(connection, delete, {"ids": ended})
+                        self._do(connection, self.statements.forget_runs, {"ids": ended})
+                    self._note(self._on(connection).execute, None, deed_of and deed_of(len(ended)))
                 return len(ended)
 
         return link.run(forget)
@@ -246,14 +246,14 @@ class Operating(Handing):
             statement = statement.where(run.c.created_at >= at, or_(run.c.created_at > at, run.c.id > run_id))
         return [(row.created_at, row.id) for row in self._found(link, statement)]
 
-    def for_rehearsal(self, link: Link, run_id: str) -> tuple[RowMapping, list[Any]] | None:
+    def for_rehearsal(self, link: Link, run_id: str) -> tuple[Columns, Sequence[Any]] | None:
         """All that a pass would be given, if the run has not ended."""
 
-        def read(connection: Connection) -> tuple[RowMapping, list[Any]] | None:
+        def read(connection: Connection) -> tuple[Columns, Sequence[Any]] | None:
             row = self._row(connection, self.statements.for_rehearsal, at_id=run_id)
             if row is None:
                 return None
-            return row, list(connection.execute(self.statements.history, {"at_id": run_id}))
+            return row, self._do(connection, self.statements.history, {"at_id": run_id}).rows
 
         return link.run(read)
 

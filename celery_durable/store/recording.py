@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from .base import SOON, StoreBase, new_token
 from .link import Link
-from .records import Fence, StepWrite
+from .records import Columns, Fence, StepWrite
 from .statements import SETTLING_COLUMNS, STEP_COLUMNS
 from .transacting import Execution
 
@@ -108,11 +108,11 @@ class Recording(StoreBase):
         if known:
             transaction.execute(self.statements.update_step, known)
 
-    def own_outcome(self, link: Link, fence: Fence, step_id: str) -> RowMapping | None:
+    def own_outcome(self, link: Link, fence: Fence, step_id: str) -> Columns | None:
         """A step's status and result as they are recorded now: to learn the outcome of a commit that gave no answer."""
         return link.run(lambda at: self._row(at, self.statements.own_outcome, at_id=fence.run_id, at_step=step_id))
 
-    def recorded_input(self, link: Link, run_id: str, step_id: str) -> RowMapping | None:
+    def recorded_input(self, link: Link, run_id: str, step_id: str) -> Columns | None:
         """What a step was given when it was recorded."""
         return link.run(lambda at: self._row(at, self.statements.recorded_input, at_id=run_id, at_step=step_id))
 
@@ -162,7 +162,7 @@ class Recording(StoreBase):
         }
 
         def park(connection: Connection) -> bool:
-            if connection.execute(self.statements.pause, values).rowcount == 1:
+            if self._do(connection, self.statements.pause, values).rowcount == 1:
                 return True
             return self._has_token(connection, fence.run_id, token)
 
@@ -191,7 +191,7 @@ class Recording(StoreBase):
                     self._write_late(connection, fence, outcomes)
                     seen = [{**at_run, "at_step": step, "place": place} for step, place in marks.items()]
                     if seen:
-                        connection.execute(self.statements.mark_seen, seen)
+                        self._do(connection, self.statements.mark_seen, seen)
                 row = self._row(connection, self.statements.held_by, **at_run, at_token=token)
                 return None if row is None else (row["status"], row["waiting_on"] or "")
 
@@ -200,5 +200,5 @@ class Recording(StoreBase):
     def _write_late(self, connection: Connection, fence: Fence, steps: list[StepWrite]) -> None:
         """Steps, some of which an earlier try may have recorded whose answer was lost."""
         new = {"at_id": fence.run_id, "ids": [step.id for step in steps if not step.known]}
-        there = set(connection.execute(self.statements.step_ids, new).scalars())
-        self._write_steps(connection, fence, [step for step in steps if step.id not in there])
+        there = set(self._do(connection, self.statements.step_ids, new).scalars())
+        self._write_steps(self._on(connection), fence, [step for step in steps if step.id not in there])

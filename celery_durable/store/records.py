@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.replay import Record
 
@@ -12,6 +13,7 @@ __all__ = [
     "Aftermath",
     "Changes",
     "Claim",
+    "Columns",
     "Deed",
     "Due",
     "Fence",
@@ -29,6 +31,9 @@ __all__ = [
     "StepWrite",
     "StoredEvent",
 ]
+
+Columns = Mapping[Any, Any]
+"""A row, by the names of its columns."""
 
 
 DAMAGED = "damaged:"

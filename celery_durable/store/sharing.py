@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from .link import Link
 from .recording import Recording
-from .records import Fence, LogLine, StateChange, StepWrite
+from .records import Columns, Fence, LogLine, StateChange, StepWrite
 
 __all__ = ["Sharing"]
 
@@ -22,12 +22,13 @@ class Sharing(Recording):
     def read_state(self, link: Link, task: str, key: str) -> str | None:
         """A value of a task's state, encoded."""
         values = {"at_task": task, "at_key": key}
-        return link.run(lambda connection: self._do(connection, self.statements.read_state, values).scalar())
+        found: str | None = link.run(lambda at: self._do(at, self.statements.read_state, values).scalar())
+        return found
 
-    def states_of(self, link: Link, task: str) -> list[RowMapping]:
+    def states_of(self, link: Link, task: str) -> Sequence[Columns]:
         """All of a task's state."""
         return link.run(
-            lambda connection: list(connection.execute(self.statements.states_of, {"at_task": task}).mappings())
+            lambda connection: self._do(connection, self.statements.states_of, {"at_task": task}).mappings()
         )
 
     def change_state(
@@ -51,7 +52,7 @@ class Sharing(Recording):
                     at_run = {"at_id": fence.run_id, "at_token": fence.token, "lease_until": lease_until}
                     if self._count(connection, self.statements.fence, at_run) != 1:
                         return None
-                    connection.execute(self.statements.lock_state, at_key)
+                    self._do(connection, self.statements.lock_state, at_key)
                     new = change(self._do(connection, self.statements.read_state, at_key).scalar())
                     done = step._replace(result=new.result)
                     self._write_steps(connection, fence, [done])
@@ -65,20 +66,20 @@ class Sharing(Recording):
 
     def _put(self, connection: Connection, at_key: dict[str, str], new: StateChange) -> None:
         if new.value is None:
-            connection.execute(self.statements.drop_state, at_key)
+            self._do(connection, self.statements.drop_state, at_key)
         elif new.keeps_ttl:
-            connection.execute(self.statements.count_state, at_key | {"value": new.value})
+            self._do(connection, self.statements.count_state, at_key | {"value": new.value})
         else:
-            connection.execute(self.statements.write_state, at_key | {"value": new.value, "ttl": new.ttl})
+            self._do(connection, self.statements.write_state, at_key | {"value": new.value, "ttl": new.ttl})
 
     def forget_states(self, link: Link, limit: int) -> int:
         """Delete values whose time is over; how many were found."""
 
         def forget(connection: Connection) -> int:
-            rows = connection.execute(self.statements.old_states, {"limit": limit}).all()
+            rows = self._do(connection, self.statements.old_states, {"limit": limit}).rows
             if rows:
                 old = [{"at_task": row.task, "at_key": row.key} for row in rows]
-                connection.execute(self.statements.forget_state, old)
+                self._do(connection, self.statements.forget_state, old)
             return len(rows)
 
         return link.run(forget)
@@ -94,9 +95,9 @@ class Sharing(Recording):
         """Keep what a run's logger was told. A line that is said again in the same place is kept once."""
         rows = [{"log_run": run_id} | {f"log_{name}": value for name, value in vars(line).items()} for line in lines]
         if rows:
-            link.run(lambda connection: connection.execute(self.statements.insert_log, rows))
+            link.run(lambda connection: self._do(connection, self.statements.insert_log, rows))
 
     def log_of(self, link: Link, run_id: str) -> list[LogLine]:
         """What a run's logger was told, in the order of time."""
         rows = self._rows(link, self.statements.read_log, {"at_id": run_id})
-        return [LogLine(**row._mapping) for row in rows]
+        return [LogLine(**row._asdict()) for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ..core.replay import Record
 from ..errors import ConfigurationError, StartConflict
@@ -13,7 +13,7 @@ from ..statuses import FINISHED
 from .base import Execute, new_token
 from .lines import Line, Lines
 from .link import Link
-from .records import Claim, Fence, NewRun, NotClaimed, Outcome, Parent
+from .records import Claim, Columns, Fence, NewRun, NotClaimed, Outcome, Parent
 
 __all__ = ["Starting"]
 
@@ -26,7 +26,9 @@ class Starting(Lines):
         values = self._pending_values(run)
 
         inserted = link.run(lambda connection: self._insert(link, connection, run, values), patience)
-        return inserted or link.run(lambda connection: self._is_own_start(connection.execute, run, values["token"]))
+        return inserted or link.run(
+            lambda connection: self._is_own_start(self._on(connection).execute, run, values["token"])
+        )
 
     def start_within(self, execute: Execute, run: NewRun) -> bool:
         """The same by a connection in a transaction of the caller's."""
@@ -104,17 +106,20 @@ class Starting(Lines):
         if self.statements.start_at_once is not None and run.event is None and run.deed is None:
             return self._count(connection, self.statements.start_at_once, values) == 1
         with link.atomic(connection):
-            return self._insert_both(connection.execute, run, values)
+            return self._insert_both(self._on(connection).execute, run, values)
 
     def _is_own_start(self, execute: Execute, run: NewRun, token: int) -> bool:
         """Whether the row that is there was made by an earlier try of this very start."""
-        row = execute(self.statements.started, {"at_id": run.id}).mappings().first()
-        same_copy = row is None or run.origin is None or tuple(run.origin) == (row["origin_id"], row["origin_step"])
-        if row is None or ((row["task"], row["input_hash"]) == (run.task, run.input_hash) and same_copy):
-            return row is not None and row["token"] == token
-        other = "other arguments" if row["input_hash"] != run.input_hash else "another origin"
-        if row["task"] != run.task:
-            other = f"task {row['task']}"
+        row = execute(self.statements.started, {"at_id": run.id}).first()
+        if row is None:
+            return False
+        task, input_hash, its_token, *origin = row
+        same_copy = run.origin is None or list(run.origin) == origin
+        if (task, input_hash) == (run.task, run.input_hash) and same_copy:
+            return bool(its_token == token)
+        other = "other arguments" if input_hash != run.input_hash else "another origin"
+        if task != run.task:
+            other = f"task {task}"
         raise StartConflict(
             f"a run {run.id!r} was started before with {other}, so it was not started again as {run.task}. "
             "One id is one piece of work: use another task_id, or the same arguments."
@@ -125,7 +130,7 @@ class Starting(Lines):
     def arguments(self, link: Link, run_id: str, patience: float = 0.0) -> str | None:
         """What a run was started with."""
         values = {"ids": [run_id]}
-        row = link.run(lambda connection: connection.execute(self.statements.inputs, values).first(), patience)
+        row = link.run(lambda connection: self._do(connection, self.statements.inputs, values).first(), patience)
         return None if row is None else str(row.arguments)
 
     def claim(
@@ -158,7 +163,8 @@ class Starting(Lines):
 
         def take(connection: Connection) -> Claim | Outcome | NotClaimed:
             if line is None:
-                return self._claim(link, connection, values)
+                with link.hurrying(connection):
+                    return self._claim(link, connection, values)
             with link.atomic(connection):
                 return self._queued(connection, values, line) or self._claim(link, connection, values)
 
@@ -171,7 +177,7 @@ class Starting(Lines):
 
     def _claim(self, link: Link, connection: Connection, values: Mapping[str, Any]) -> Claim | Outcome | NotClaimed:
         statements, run_id, token = self.statements, values["at_id"], values["token"]
-        row: RowMapping | None
+        row: Columns | None
         if self.dialect.update_returning:
             row = self._row(connection, statements.claim, **values)
         else:
@@ -184,8 +190,10 @@ class Starting(Lines):
             row = self._row(connection, statements.claimed, at_id=run_id, token=token)
             if row is None:
                 return NotClaimed("running")
+        if row["passes"] == 1 and not row["has_steps"]:  # which a copy of another run has from its beginning
+            return self._make_claim(run_id, token, row, ())
         with link.lingering():
-            steps = self._do(connection, statements.history, {"at_id": run_id}).all()
+            steps = self._do(connection, statements.history, {"at_id": run_id}, Record._make).rows
         return self._make_claim(run_id, token, row, steps)
 
     def _not_claimable(self, connection: Connection, values: Mapping[str, Any]) -> Outcome | NotClaimed | None:
@@ -204,8 +212,7 @@ class Starting(Lines):
         return NotClaimed(row["status"], early_by)
 
     @staticmethod
-    def _make_claim(run_id: str, token: int, row: RowMapping, steps: Iterable[Any]) -> Claim:
-        history = {step.id: Record(*step) for step in steps}
+    def _make_claim(run_id: str, token: int, row: Columns, steps: Iterable[Record]) -> Claim:
         return Claim(
             fence=Fence(run_id, token),
             now=int(row["now"]),
@@ -223,5 +230,5 @@ class Starting(Lines):
             restarts=row["restarts"] or 0,
             deadline_at=row["deadline_at"],
             reported=row["reported"],
-            history=history,
+            history={record.id: record for record in steps},
         )

@@ -46,8 +46,8 @@ class Turns(Recording, Gated):
                         return None
                     if not self._is_free(connection, turn.name, fence.run_id, step.id):
                         return False
-                    connection.execute(self.statements.forget_holders, {"at_name": turn.name})
-                    connection.execute(self.statements.insert_turn, of_turn(fence, step.id, turn, held=True))
+                    self._do(connection, self.statements.forget_holders, {"at_name": turn.name})
+                    self._do(connection, self.statements.insert_turn, of_turn(fence, step.id, turn, held=True))
                     self._write_steps(connection, fence, [step])
                 return True
             except IntegrityError:  # of the turn or the step: an earlier try, whose answer was lost
@@ -68,7 +68,7 @@ class Turns(Recording, Gated):
         def give(connection: Connection) -> Aftermath | None:
             try:
                 with link.atomic(connection):
-                    if not self.record_within(connection, fence, step, lease_until):
+                    if not self.record_within(self._on(connection), fence, step, lease_until):
                         return None
                     return self._leave_line(connection, fence.run_id, [of_step])
             except IntegrityError:  # as above; who is next the sweeper finds out
@@ -79,15 +79,15 @@ class Turns(Recording, Gated):
     def _leave_line(self, connection: Connection, run_id: str, steps: Sequence[str]) -> Aftermath:
         """These steps have no lock, and wait for none, any more."""
         at_steps = {"at_id": run_id, "ids": list(steps)}
-        names = connection.execute(self.statements.turns_of_steps, at_steps).scalars().all()
-        connection.execute(self.statements.drop_turns_of_steps, at_steps)
+        names = self._do(connection, self.statements.turns_of_steps, at_steps).scalars()
+        self._do(connection, self.statements.drop_turns_of_steps, at_steps)
         return Aftermath(freed=tuple(names))
 
     def _leave_lines(self, connection: Connection, run_ids: Sequence[str]) -> Aftermath:
         """These runs have no lock, and wait for none, any more."""
-        names = connection.execute(self.statements.turns_of_runs, {"ids": list(run_ids)}).scalars().all()
+        names = self._do(connection, self.statements.turns_of_runs, {"ids": list(run_ids)}).scalars()
         if names:
-            connection.execute(self.statements.drop_turns_of_runs, {"ids": list(run_ids)})
+            self._do(connection, self.statements.drop_turns_of_runs, {"ids": list(run_ids)})
         return Aftermath(freed=tuple(names))
 
     def next_turn(self, link: Link, name: str) -> str | None:
@@ -99,21 +99,21 @@ class Turns(Recording, Gated):
                 at_name = {"at_name": name}
                 if self._do(connection, self.statements.held, at_name).first() is not None:
                     return None
-                connection.execute(self.statements.forget_holders, at_name)
-                waiting = connection.execute(self.statements.in_line_for, {**at_name, "limit": _IN_LINE}).all()
+                self._do(connection, self.statements.forget_holders, at_name)
+                waiting = self._do(connection, self.statements.in_line_for, {**at_name, "limit": _IN_LINE}).rows
                 for turn in waiting:
-                    status = connection.execute(self.statements.lock_parent, {"at_id": turn.run_id}).scalar()
+                    status = self._do(connection, self.statements.lock_parent, {"at_id": turn.run_id}).scalar()
                     at_step = {"at_id": turn.run_id, "at_step": turn.step_id}
                     if status == "paused":
                         continue  # it would keep it from all others for as long as it is
                     if status is None or status in FINISHED:
-                        connection.execute(self.statements.drop_turn, at_step)
+                        self._do(connection, self.statements.drop_turn, at_step)
                         continue
-                    connection.execute(self.statements.grant, {**at_step, "held_for": turn.ttl or FOREVER})
-                    connection.execute(self.statements.answer_turn, at_step)
+                    self._do(connection, self.statements.grant, {**at_step, "held_for": turn.ttl or FOREVER})
+                    self._do(connection, self.statements.answer_turn, at_step)
                     if status != "suspended":
                         return None
-                    connection.execute(self.statements.wake_runs, {"ids": [turn.run_id], "due_in": SOON})
+                    self._do(connection, self.statements.wake_runs, {"ids": [turn.run_id], "due_in": SOON})
                     return str(turn.run_id)
                 return None
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping
+from sqlalchemy import Connection, Executable
 
 from ..errors import ConfigurationError
 from .base import StoreBase, new_token
 from .link import Link
-from .records import Due, Fence
+from .records import Columns, Due, Fence
 
 __all__ = ["Upkeep"]
 
@@ -29,14 +29,14 @@ class Upkeep(StoreBase):
         """Heartbeat: these runs are still being executed."""
         rows = [{"at_id": fence.run_id, "at_token": fence.token, "lease": lease} for fence in fences]
         if rows:
-            link.run(lambda connection: connection.execute(self.statements.extend, rows))
+            link.run(lambda connection: self._do(connection, self.statements.extend, rows))
 
     def mark_delivered(self, link: Link, ended: Iterable[Fence]) -> None:
         """The results of these runs have been handed to Celery, callbacks and all; not those of a later end, after a
         retry."""
         fences = list(ended)
         if fences:
-            link.run(lambda connection: connection.execute(self.statements.delivered, _named(fences)))
+            link.run(lambda connection: self._do(connection, self.statements.delivered, _named(fences)))
 
     def mark_told(self, link: Link, run_id: str) -> None:
         """Celery has refused the message of a run that has ended, and told its users."""
@@ -70,7 +70,7 @@ class Upkeep(StoreBase):
 
     def _read_due(self, link: Link, statement: Executable, values: dict[str, Any]) -> list[Due]:
         def look(connection: Connection) -> list[Due]:
-            rows = connection.execute(statement, values).all()
+            rows = self._do(connection, statement, values).rows
             if not rows:
                 return []
             given = self._inputs(link, connection, rows)
@@ -99,7 +99,7 @@ class Upkeep(StoreBase):
         """What runs were started with. One that can't be read is set aside, and stops no other."""
 
         def read(ids: list[str]) -> dict[str, tuple[str, str]]:
-            found = connection.execute(self.statements.inputs, {"ids": ids}).all()
+            found = self._do(connection, self.statements.inputs, {"ids": ids}).rows
             return {item.run_id: (item.arguments, item.message) for item in found}
 
         try:
@@ -126,7 +126,9 @@ class Upkeep(StoreBase):
 
     def hold_calls(self, link: Link, run_ids: list[str], due_in: int) -> None:
         """A worker has these ordinary tasks: those that were called are not to be looked after for a while."""
-        link.run(lambda connection: connection.execute(self.statements.hold_calls, {"ids": run_ids, "due_in": due_in}))
+        link.run(
+            lambda connection: self._do(connection, self.statements.hold_calls, {"ids": run_ids, "due_in": due_in})
+        )
 
     def deaths(self, link: Link, run_id: str) -> tuple[int, int]:
         """How many workers have died executing this run without recording a step, with the one that is known
@@ -173,14 +175,14 @@ class Upkeep(StoreBase):
         names = list(tasks)
         if not names:
             return 0
-        return link.run(lambda connection: connection.execute(self.statements.reconsider, {"tasks": names}).rowcount)
+        return link.run(lambda connection: self._do(connection, self.statements.reconsider, {"tasks": names}).rowcount)
 
     def skip_wait(self, link: Link, run_id: str) -> None:
         """Eager mode: what the run waits for is over now."""
 
         def skip(connection: Connection) -> None:
-            connection.execute(self.statements.skip_wait, {"at_id": run_id})
-            connection.execute(self.statements.skip_waiting_steps, {"at_id": run_id})
+            self._do(connection, self.statements.skip_wait, {"at_id": run_id})
+            self._do(connection, self.statements.skip_waiting_steps, {"at_id": run_id})
 
         link.run(skip)
 
@@ -207,46 +209,46 @@ class Upkeep(StoreBase):
         """What tells this database from every other, made when it is asked for first."""
 
         def read(connection: Connection) -> str:
-            connection.execute(self.statements.mark, {"mark": secrets.token_hex(16)})
-            return str(connection.execute(self.statements.marked).scalar_one())
+            self._do(connection, self.statements.mark, {"mark": secrets.token_hex(16)})
+            return str(self._do(connection, self.statements.marked, {}).scalar())
 
         return link.run(read)
 
     # ---------------------------------------------------------------- reading
 
-    def get(self, link: Link, run_id: str) -> tuple[RowMapping, list[RowMapping]] | None:
+    def get(self, link: Link, run_id: str) -> tuple[Columns, Sequence[Columns]] | None:
         """A run's row and its steps' rows."""
 
-        def read(connection: Connection) -> tuple[RowMapping, list[RowMapping]] | None:
+        def read(connection: Connection) -> tuple[Columns, Sequence[Columns]] | None:
             row = self._row(connection, self.statements.get_run, at_id=run_id)
             if row is None:
                 return None
-            return row, list(connection.execute(self.statements.get_steps, {"at_id": run_id}).mappings())
+            return row, self._do(connection, self.statements.get_steps, {"at_id": run_id}).mappings()
 
         return link.run(read)
 
-    def outline(self, link: Link, run_id: str) -> tuple[RowMapping, Sequence[Any]] | None:
+    def outline(self, link: Link, run_id: str) -> tuple[Columns, Sequence[Any]] | None:
         """A run's row, and of its steps' rows all but the large values."""
 
-        def read(connection: Connection) -> tuple[RowMapping, Sequence[Any]] | None:
+        def read(connection: Connection) -> tuple[Columns, Sequence[Any]] | None:
             row = self._row(connection, self.statements.get_run, at_id=run_id)
             if row is None:
                 return None
-            return row, connection.execute(self.statements.outline_steps, {"at_id": run_id}).all()
+            return row, self._do(connection, self.statements.outline_steps, {"at_id": run_id}).rows
 
         return link.run(read)
 
-    def some_steps(self, link: Link, run_id: str, ids: Iterable[str]) -> list[RowMapping]:
+    def some_steps(self, link: Link, run_id: str, ids: Iterable[str]) -> Sequence[Columns]:
         """The rows of these steps of a run, of those that it has."""
         values = {"at_id": run_id, "ids": list(ids)}
-        return link.run(lambda connection: list(connection.execute(self.statements.some_steps, values).mappings()))
+        return link.run(lambda connection: self._do(connection, self.statements.some_steps, values).mappings())
 
     def children(self, link: Link, run_id: str) -> list[str]:
         """The runs that a run has called."""
         return [row.id for row in self._rows(link, self.statements.get_children, {"at_id": run_id})]
 
     def now(self, link: Link) -> int:
-        return int(link.run(lambda connection: self._do(connection, self.statements.now, {}).scalar_one()))
+        return int(link.run(lambda connection: self._do(connection, self.statements.now, {}).scalar()))
 
 
 def _named(fences: Iterable[Fence]) -> dict[str, Any]:

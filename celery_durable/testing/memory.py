@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, RowMapping, event, func, literal_column, or_, select
+from sqlalchemy import Connection, event, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from ..core.ids import fingerprint
@@ -17,7 +17,7 @@ from ..model import FINISHED
 from ..store.base import Execute
 from ..store.dialects import SQLITE, Dialect
 from ..store.link import Link, explain
-from ..store.records import Aftermath, Changes, Deed, Fence, NewEvent, NewRun, Overtaken
+from ..store.records import Aftermath, Changes, Columns, Deed, Fence, NewEvent, NewRun, Overtaken
 from ..store.store import Store
 from .clock import Clock
 
@@ -91,7 +91,7 @@ class MemoryStore(Store):
         return self._link
 
     def choose_dialect(self) -> Dialect:
-        return replace(SQLITE, clock="durable_now()")
+        return replace(SQLITE, clock="durable_now()", hurry=None)
 
     def _prepare_connection(self, connection: sqlite3.Connection, _record: Any) -> None:
         connection.create_function("durable_now", 0, lambda: self.clock.now)
@@ -129,13 +129,13 @@ class MemoryStore(Store):
         statement = select(run.c.id).where(run.c.kind.is_(None)).order_by(run.c.created_at, literal_column("rowid"))
         return list(link.run(lambda connection: connection.execute(statement).scalars()))
 
-    def called(self, link: Link, run_id: str) -> RowMapping | None:
+    def called(self, link: Link, run_id: str) -> Columns | None:
         """Which step has called this, and its status."""
         run = self.tables.run
         statement = select(run.c.status, run.c.parent_id, run.c.parent_step).where(run.c.id == run_id)
         return link.run(lambda connection: connection.execute(statement).mappings().first())
 
-    def ended_tasks(self, link: Link, also: Iterable[str]) -> list[RowMapping]:
+    def ended_tasks(self, link: Link, also: Iterable[str]) -> Sequence[Columns]:
         """What became of the ordinary tasks that were called, and of these."""
         run = self.tables.run
         statement = select(run.c.id, run.c.result, run.c.error).where(

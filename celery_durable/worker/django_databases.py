@@ -206,16 +206,3 @@ class _Rows:
     def scalar(self) -> Any:
         row = self.first()
         return None if row is None else row[0]
-
-    def mappings(self) -> _Mappings:
-        return _Mappings(self, [column[0] for column in self._cursor.description])
-
-
-class _Mappings:
-    def __init__(self, rows: _Rows, names: list[str]) -> None:
-        self._rows = rows
-        self._names = names
-
-    def first(self) -> dict[str, Any] | None:
-        row = self._rows.first()
-        return None if row is None else dict(zip(self._names, row, strict=True))

@@ -95,7 +95,7 @@ def test_taking_a_run_and_all_its_steps(store: Store, counter: Counter) -> None:
     driver.let_time_pass()
     counter.take()
     driver.one_pass()
-    assert costs == [(2, 1), (2, 1)]  # with no steps recorded, and with four
+    assert costs == [(1, 1), (2, 1)]  # with no steps recorded there are none to be read; and with four
 
 
 def costs_of(store: Store, counter: Counter, *parts: Callable[[], Any]) -> list[list[tuple[int, int]]]:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
     insert,
     literal,
@@ -95,7 +96,7 @@ class StartStatements(StatementGroup):
         ).where(run.c.id == bindparam("at_id"))
 
     def _claim(self) -> None:
-        run, run_input, now = self._tables.run, self._tables.input, self._dialect.now()
+        run, run_input, step, now = self._tables.run, self._tables.input, self._tables.step, self._dialect.now()
         message = select(run_input.c.message).where(run_input.c.run_id == run.c.id).scalar_subquery()
         arguments = select(run_input.c.arguments).where(run_input.c.run_id == run.c.id).scalar_subquery()
         claimed = (
@@ -114,6 +115,7 @@ class StartStatements(StatementGroup):
             run.c.reported,
             message.label("message"),
             arguments.label("arguments"),
+            exists().where(step.c.run_id == bindparam("at_id")).label("has_steps"),
             now.label("now"),
         )
         claim = (
@@ -138,7 +140,10 @@ class StartStatements(StatementGroup):
                 deadline_at=self._deadline(),
             )
         )
-        self.claim: Executable = claim.returning(*claimed) if self._dialect.update_returning else claim
+        # It need not last by itself: no effect comes of it before the next write, with which it does. Where the
+        # database's machine dies in between, nobody has taken the run.
+        returned = (*claimed, *self._dialect.not_waiting_for_disk())
+        self.claim: Executable = claim.returning(*returned) if self._dialect.update_returning else claim
         self.claimed: Executable = select(*claimed).where(
             run.c.id == bindparam("at_id"), run.c.token == bindparam("token")
         )
