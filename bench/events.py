@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 
 from bench.harness import stores
-from bench.tasks import app, waits
-from bench.workers import BROKERS, answers, count, settings_for, spread, until, workers
+from bench.tasks import app, plain_time, relay, waits
+from bench.workers import BROKERS, REDIS, answers, count, settings_for, spread, until, workers
 from celery_durable import Durable
 from celery_durable.store.store import Store
 
@@ -47,6 +48,19 @@ class Waiters:
         return [(durable.get(run).result - at) * 1000 for (_, run), at in zip(woken, emitted, strict=True)]
 
 
+def relayed() -> list[float]:
+    """The same of an ordinary task that sends another one: the two messages that an event takes, and nothing else."""
+    relay.delay(uuid.uuid4().hex)
+    time.sleep(0.5)
+    sent = {}
+    for _ in range(EMITS):
+        task_id = uuid.uuid4().hex
+        sent[task_id] = time.time()
+        relay.delay(task_id)
+        time.sleep(PAUSE)
+    return [(plain_time.AsyncResult(task_id).get(timeout=60) - at) * 1000 for task_id, at in sent.items()]
+
+
 def main() -> None:
     print(
         f"\nevents: from emit to the next step's first line, {WAITING} runs waiting, {EMITS} emits "
@@ -60,6 +74,10 @@ def main() -> None:
         with stores() as made:
             for name, store in made.items():
                 _measure(f"{name}, {broker}", url, store)
+            if answers(REDIS):
+                config = settings_for(made["sqlite"], url, result_backend=REDIS)
+                with workers(app, "bench.tasks", config, 2):
+                    print(f"  {f'two messages, {broker}':<22} {spread(relayed())}")
 
 
 def _measure(title: str, broker: str, store: Store) -> None:

@@ -9,8 +9,19 @@ from bench.workers import bench_app
 from celery_durable import DurableTask, step
 
 __all__ = [
-    "app", "asleep", "fan_out", "gather", "naps", "order", "plain", "plain_time", "reserve", "time_of_body", "waits",
-]  # fmt: skip
+    "app",
+    "asleep",
+    "fan_out",
+    "gather",
+    "naps",
+    "order",
+    "plain",
+    "plain_time",
+    "relay",
+    "reserve",
+    "time_of_body",
+    "waits",
+]
 
 app = bench_app()
 
@@ -62,6 +73,11 @@ def time_of_body() -> float:
 @app.task(name="bench.plain_time")
 def plain_time() -> float:
     return time.time()
+
+
+@app.task(name="bench.relay", ignore_result=True)
+def relay(task_id: str) -> None:
+    plain_time.apply_async(task_id=task_id)
 
 
 # ------------------------------------------------------------------ suspensions
