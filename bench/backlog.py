@@ -102,8 +102,7 @@ def wake(store: Store, link: Link, run_id: str) -> None:
     event = store.event(link, run_id)
     assert event is not None
     store.close_gates(link, event)
-    store.kinds_of_waits(link, event)
-    store.earlier_events(link, event, of_any_key=False, limit=200)
+    store.prospects(link, event)
     for waits in store.waits_for(link, event, 200):
         woken = store.deliver(link, event, "null", waits, 3 * SECOND)
         assert [due.fence.run_id for due in store.to_send(link, woken)] == [run_id]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -30,6 +30,17 @@ __all__ = ["Events"]
 _PAGE = 100
 _WAITS_AT_ONCE = 5_000
 """Each look sorts all that still wait for an event: of a hundred thousand there are twenty, not five hundred."""
+
+
+class Prospects(NamedTuple):
+    """What there is for an event to answer, and who comes first."""
+
+    keyed: bool
+    """Waits for its name and key."""
+    keyless: bool
+    """Waits for its name, whatever the key."""
+    earlier: bool
+    """Events of its name that were emitted before it and are not dispatched yet."""
 
 
 class Events(Recording, Gated, Upkeep):
@@ -182,12 +193,14 @@ class Events(Recording, Gated, Upkeep):
 
         link.run(close)
 
-    def kinds_of_waits(self, link: Link, event: StoredEvent) -> set[bool]:
-        """Whether there are waits of this event's name and key (False), and some of its name only (True)."""
-        statement, values = self.statements.kinds_by_name, {"at_name": event.name}
+    def prospects(self, link: Link, event: StoredEvent) -> Prospects:
+        """What there is for an event to answer."""
+        statement = self.statements.prospects_by_name
+        values: dict[str, Any] = {"at_name": event.name, "at_seq": event.seq, "limit": 1}
         if event.key is not None:
-            statement, values = self.statements.kinds_by_key, values | {"at_key": event.key}
-        return {bool(row.keyless) for row in self._rows(link, statement, values)}
+            statement, values = self.statements.prospects_by_key, values | {"at_key": event.key}
+        (row,) = self._rows(link, statement, values)
+        return Prospects(*map(bool, row))
 
     def earlier_events(self, link: Link, event: StoredEvent, *, of_any_key: bool, limit: int) -> list[str]:
         """The events before this one that are not dispatched yet and might answer the same waits."""
@@ -291,7 +304,7 @@ class Events(Recording, Gated, Upkeep):
 
     def to_send(self, link: Link, run_ids: list[str]) -> list[Due]:
         """Those of these runs that nobody has taken yet, with what is needed to send them."""
-        found = self._read_due(link, self.statements.to_send, {"ids": run_ids})
+        found = self._read_due(link, self.statements.to_send, {"ids": run_ids}, self.statements.to_send_at_once)
         return [due for due in found if due.status in ("pending", "suspended", "cancelled") and due.due_at is not None]
 
     def dispatching(self, link: Link, event_id: str, due_in: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Executable
@@ -68,30 +68,21 @@ class Upkeep(StoreBase):
             found.update(row.id for row in self._rows(link, self.statements.untaken, values))
         return found
 
-    def _read_due(self, link: Link, statement: Executable, values: dict[str, Any]) -> list[Due]:
+    def _read_due(
+        self, link: Link, statement: Executable, values: dict[str, Any], at_once: Executable | None = None
+    ) -> list[Due]:
+        """``at_once``: the same with what the runs were started with."""
+
         def look(connection: Connection) -> list[Due]:
+            with suppress(ConfigurationError):  # one of them can't be read: which one is found out below
+                if at_once is not None:
+                    rows = self._do(connection, at_once, values).rows
+                    return [_due_of(row, row.arguments, row.message) for row in rows if row.message is not None]
             rows = self._do(connection, statement, values).rows
             if not rows:
                 return []
             given = self._inputs(link, connection, rows)
-            found = []
-            for row in rows:
-                due = Due(
-                    fence=Fence(row.id, row.token),
-                    task=row.task,
-                    status=row.status,
-                    due_at=row.due_at,
-                    wake_at=row.wake_at,
-                    sends=row.sends,
-                    retries=row.retries,
-                    passes=row.passes,
-                    worker=row.worker,
-                    kind=row.kind,
-                    now=int(row.now),
-                )
-                if row.id in given:
-                    found.append(replace(due, arguments=given[row.id][0], message=given[row.id][1]))
-            return found
+            return [_due_of(row, *given[row.id]) for row in rows if row.id in given]
 
         return link.run(look)
 
@@ -255,3 +246,21 @@ def _named(fences: Iterable[Fence]) -> dict[str, Any]:
     """In the order of their ids, in which whoever changes several runs at once locks them."""
     pairs = sorted(tuple(fence) for fence in fences)
     return {"fences": pairs, "ids": [run_id for run_id, _ in pairs]}
+
+
+def _due_of(row: Any, arguments: str, message: str) -> Due:
+    return Due(
+        fence=Fence(row.id, row.token),
+        task=row.task,
+        status=row.status,
+        due_at=row.due_at,
+        wake_at=row.wake_at,
+        sends=row.sends,
+        retries=row.retries,
+        passes=row.passes,
+        worker=row.worker,
+        kind=row.kind,
+        now=int(row.now),
+        arguments=arguments,
+        message=message,
+    )

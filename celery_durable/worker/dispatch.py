@@ -102,10 +102,11 @@ def dispatch(app: Celery, event_id: str) -> None:
         if event.dispatched_at is not None:
             return
         store.close_gates(link, event)
-        keyless = store.kinds_of_waits(link, event)
-        if keyless:
-            _dispatch_earlier(app, link, event, of_any_key=True in keyless)
-        _dispatch(app, link, event, waits=bool(keyless))
+        prospects = store.prospects(link, event)
+        waits = prospects.keyed or prospects.keyless
+        if waits and prospects.earlier:
+            _dispatch_earlier(app, link, event, of_any_key=prospects.keyless)
+        _dispatch(app, link, event, waits=waits)
 
 
 def _dispatch_earlier(app: Celery, link: Link, event: StoredEvent, *, of_any_key: bool) -> None:

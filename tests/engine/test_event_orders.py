@@ -42,7 +42,7 @@ FITS = [{0, 1, 2}, {0, 2}, {1}, {2}]
 """Which payloads each match holds for."""
 OPERATIONS = (
     "suspend", "look", "take_event", "end_wait", "record", "emit_step", "finish",
-    "close_gates", "kinds_of_waits", "earlier_events", "deliver", "dispatched",
+    "close_gates", "prospects", "earlier_events", "deliver", "dispatched",
 )  # fmt: skip
 
 

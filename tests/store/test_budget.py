@@ -273,7 +273,7 @@ def test_emitting_and_dispatching(store: Store, counter: Counter) -> None:
         event = store.event(link, "e1")
         assert event is not None
         store.close_gates(link, event)
-        assert store.kinds_of_waits(link, event) == set()
+        assert store.prospects(link, event) == (False, False, False)
         store.dispatched(link, "e1", None)
     assert counter.take() == (4, 1)  # with nobody waiting
 

@@ -177,10 +177,6 @@ class EventStatements(StatementGroup):
             .order_by(wait.c.run_id, wait.c.step_id)
             .limit(bindparam("limit", type_=Integer))
         )
-        keyless = wait.c.key.is_(None)
-        kinds = select(keyless.label("keyless")).distinct().where(wait.c.name == bindparam("at_name"))
-        self.kinds_by_name: Executable = kinds.where(keyless)
-        self.kinds_by_key: Executable = kinds.where(or_(wait.c.key == bindparam("at_key"), keyless))
         self.waits_by_name: Executable = waits.where(wait.c.key.is_(None))
         self.waits_by_key: Executable = waits.where(or_(wait.c.key == bindparam("at_key"), wait.c.key.is_(None)))
         earlier = (
@@ -192,6 +188,12 @@ class EventStatements(StatementGroup):
             )
             .order_by(event.c.seq)
             .limit(bindparam("limit", type_=Integer))
+        )
+        waiting = exists().where(wait.c.name == bindparam("at_name"))
+        others = (waiting.where(wait.c.key.is_(None)).label("keyless"), earlier.exists().label("earlier"))
+        self.prospects_by_name: Executable = select(literal(False).label("keyed"), *others)
+        self.prospects_by_key: Executable = select(
+            waiting.where(wait.c.key == bindparam("at_key")).label("keyed"), *others
         )
         self.earlier_by_name: Executable = earlier
         self.earlier_by_key: Executable = earlier.where(event.c.key == bindparam("at_key"))
@@ -217,7 +219,7 @@ class EventStatements(StatementGroup):
     def _answer(self) -> None:
         """One event to a batch of waits, each of which is named by its run and step."""
         run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
-        now = self._dialect.now()
+        run_input, now = self._tables.input, self._dialect.now()
         self.lock_runs: Executable = (
             select(run.c.id, run.c.status)
             .where(run.c.id.in_(bindparam("ids", expanding=True)))
@@ -243,6 +245,11 @@ class EventStatements(StatementGroup):
         these_runs = run.c.id.in_(bindparam("ids", expanding=True))
         self.wake_runs: Executable = self._waking(these_runs)
         self.to_send: Executable = select(*self._of_due()).where(these_runs)
+        self.to_send_at_once: Executable = (
+            select(*self._of_due(), run_input.c.arguments, run_input.c.message)
+            .join_from(run, run_input, run_input.c.run_id == run.c.id, isouter=True)
+            .where(these_runs)
+        )
 
     def _answer_at_once(self) -> None:
         """All of that behind the lock of the runs as one statement, where statements can be nested: of each run the
