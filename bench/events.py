@@ -6,8 +6,10 @@ import os
 import time
 import uuid
 
+from celery.result import AsyncResult
+
 from bench.harness import stores
-from bench.tasks import app, plain_time, relay, waits
+from bench.tasks import app, relay, waits
 from bench.workers import BROKERS, REDIS, answers, count, settings_for, spread, until, workers
 from celery_durable import Durable
 from celery_durable.store.store import Store
@@ -58,7 +60,9 @@ def relayed() -> list[float]:
         sent[task_id] = time.time()
         relay.delay(task_id)
         time.sleep(PAUSE)
-    return [(plain_time.AsyncResult(task_id).get(timeout=60) - at) * 1000 for task_id, at in sent.items()]
+    backend = app._get_backend()  # the one before had no results
+    results = {task_id: AsyncResult(task_id, backend=backend, app=app) for task_id in sent}
+    return [(results[task_id].get(timeout=60) - at) * 1000 for task_id, at in sent.items()]
 
 
 def main() -> None:

@@ -146,6 +146,8 @@ def _options(url: URL, kind: str, pooled: bool) -> dict[str, Any]:
             return options
         options["poolclass"] = QueuePool  # also for one in memory that has a name, as Django's tests have
     else:
+        # Whoever gives a connection back has ended its transaction: no server is asked to make sure of that.
+        options["pool_reset_on_return"] = None
         bounds = dict.fromkeys(_BOUNDS.get(url.get_driver_name(), ()), _CONNECT_WITHIN)
         options["connect_args"] = {name: bound for name, bound in bounds.items() if name not in url.query}
         if url.get_driver_name() == "psycopg" and "prepare_threshold" in url.query:
