@@ -140,8 +140,8 @@ class StartStatements(StatementGroup):
                 deadline_at=self._deadline(),
             )
         )
-        # It need not last by itself: no effect comes of it before the next write, with which it does. Where the
-        # database's machine dies in between, nobody has taken the run.
+        # It need not last by itself, but with the next write. Where the database's machine dies in between nobody has
+        # taken the run, and whoever did is refused: as where a worker dies between an effect and its record.
         returned = (*claimed, *self._dialect.not_waiting_for_disk())
         self.claim: Executable = claim.returning(*returned) if self._dialect.update_returning else claim
         self.claimed: Executable = select(*claimed).where(
