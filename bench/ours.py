@@ -14,7 +14,7 @@ import psutil
 
 from bench import latency, orders, replay, steps, suspends
 from bench.asleep import lateness
-from bench.events import Waiters
+from bench.events import Waiters, relayed
 from bench.harness import one_pass
 from bench.peer_talk import parsed
 from bench.tasks import app, asleep, plain_time, time_of_body
@@ -77,6 +77,9 @@ class Ours:
 
     def events(self, parked: int, emits: int, pause: float) -> list[float]:
         return [took / 1000 for took in self.waiters.latencies(parked, emits, pause)]
+
+    def relayed(self, parked: int, emits: int, pause: float) -> list[float]:
+        return [took / 1000 for took in relayed(emits, pause)]
 
     def suspends(self, length: int, every: int) -> list[float]:
         return [suspends.seconds(length, every)]
