@@ -86,15 +86,15 @@ class Prepared:
     def execute(self, connection: Connection, values: Mapping[str, Any], make: Make | None = None) -> Answer:
         """Execute it once, with these values; ``make`` is what each row is made into."""
         lengths = tuple([len(values[name]) for name in self._lists])
-        if self._is_ordinary or sum(lengths) > _MOST_LISTED or _is_heard(connection):
-            return self._ask_sqlalchemy(connection, values, make)
+        if self._is_ordinary or sum(lengths) > _MOST_LISTED:
+            result = connection.execute(self._statement, values)
+            rows: Sequence[Any] = result.all() if result.returns_rows else ()
+            return Answer(result.rowcount, rows if make is None else list(map(make, rows)))
         form = self._forms.get(lengths)
         if form is None:
             form = self._forms[lengths] = self._formed({name: values[name] for name in self._lists})
-        parameters = self._filled(form, values)
-        if self._row is None:
-            return Answer(_execute(connection, form.text, parameters)[0])
-        return self._read(make or self._row, *_execute(connection, form.text, parameters, gives_rows=True))
+        rowcount, found = _execute(connection, form.text, self._filled(form, values), self._row is not None)
+        return Answer(rowcount) if self._row is None else self._read(make or self._row, rowcount, found)
 
     def _formed(self, lists: Mapping[str, Sequence[Any]]) -> _Form:
         state = self._compiled.construct_expanded_state(dict.fromkeys(self._asked) | dict(lists), escape_names=False)
@@ -122,11 +122,6 @@ class Prepared:
                 for row in rows:
                     row[place] = read(row[place])
         return Answer(rowcount, list(map(make, rows)))
-
-    def _ask_sqlalchemy(self, connection: Connection, values: Mapping[str, Any], make: Make | None) -> Answer:
-        result = connection.execute(self._statement, values)
-        rows: Sequence[Any] = result.all() if result.returns_rows else ()
-        return Answer(result.rowcount, rows if make is None else list(map(make, rows)))
 
 
 def _row_of(names: Sequence[str]) -> Make:
@@ -162,16 +157,14 @@ def _is_heard(connection: Connection) -> bool:
 
 def do_text(connection: Connection, text: str) -> None:
     """Execute a text that has no values in it."""
-    if _is_heard(connection):
-        connection.exec_driver_sql(text)
-    else:
-        _execute(connection, text, None)
+    _execute(connection, text, None, False)
 
 
-def _execute(
-    connection: Connection, text: str, parameters: Any, *, gives_rows: bool = False
-) -> tuple[int, Sequence[Any]]:
+def _execute(connection: Connection, text: str, parameters: Any, gives_rows: bool) -> tuple[int, Sequence[Any]]:
     """Hand a text to the driver: the number of rows changed, and the rows given."""
+    if _is_heard(connection):
+        result = connection.exec_driver_sql(text, parameters)
+        return result.rowcount, result.all() if gives_rows else ()
     dialect = connection.dialect
     cursor = connection.connection.cursor()
     try:

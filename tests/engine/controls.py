@@ -184,11 +184,11 @@ def notes_of(driver: Driver, run_id: str = "r1") -> tuple[str, ...]:
 
 @contextmanager
 def counted(engine: Engine) -> Iterator[list[str]]:
-    """The statements that are executed meanwhile, less what brackets a transaction."""
+    """The statements that are executed meanwhile, less what brackets a transaction or says how it lasts."""
     seen: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.split()[0].upper() not in ("BEGIN", "START", "COMMIT", "ROLLBACK"):
+        if statement.split()[0].upper() not in ("BEGIN", "START", "COMMIT", "ROLLBACK", "PRAGMA"):
             seen.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,9 +88,9 @@ def crossing(faulty: Faulty, victim: Store, first: str, last: str) -> Iterator[N
         its_turn = threading.Lock()
 
         def cross(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
-            word = statement.split()[0].upper()
-            writes = word in ("INSERT", "UPDATE", "DELETE", "WITH") or "FOR UPDATE" in statement
-            if writes and last in statement and not asking and its_turn.acquire(blocking=False):
+            written = re.search(rf"\b(INTO|UPDATE|DELETE FROM) {last}\b", statement)
+            locked = "FOR UPDATE" in statement and last in statement
+            if (written or locked) and not asking and its_turn.acquire(blocking=False):
                 asking.append(pool.submit(rival.hold_all, first))
                 driver: Any = connection.connection.driver_connection
                 own = driver.info.backend_pid if hasattr(driver, "info") else driver.thread_id()
