@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from pydantic import (
     PydanticSchemaGenerationError,
@@ -21,24 +21,27 @@ from pydantic import (
 )
 
 from ..errors import NotSerializable
-from .codec import decode, encode
+from .codec import decode, encode, is_json
 
 __all__ = ["Boundary", "Signature", "hints_of", "plain_form", "signature_of"]
 
 _PLAIN = (Any, object, inspect.Parameter.empty)
 _EXACT = {str: str, int: int, bool: bool, None: type(None), type(None): type(None)}
 """Annotations whose values are what they are, stored and read. Nobody has to be asked about these."""
+_OPEN: tuple[Any, ...] = (dict, dict[str, Any], list, list[Any])
+"""Annotations that say nothing of what is in their values: where that is plain JSON data, it is what it is."""
 
 
 class Boundary:
     """One annotated place that values cross in both directions."""
 
-    __slots__ = ("_adapter", "_exact", "annotation")
+    __slots__ = ("_adapter", "_exact", "_open", "annotation")
 
     def __init__(self, annotation: Any = Any) -> None:
         self.annotation = annotation
         self._adapter = _adapter(annotation)
         self._exact = _EXACT.get(annotation) if isinstance(annotation, type | None) else None
+        self._open = (get_origin(annotation) or annotation) if annotation in _OPEN else None
 
     def write(self, value: Any, what: str) -> str:
         """The value as text, once it is known to fit."""
@@ -46,7 +49,7 @@ class Boundary:
 
     def plain(self, value: Any, what: str) -> Any:
         """The value in plain types, once it is known to fit."""
-        if self._adapter is None or type(value) is self._exact:
+        if self._adapter is None or self._is_fitting(value):
             return value
         fitting = self._fit(value, what)
         plain = self._adapter.dump_python(fitting, round_trip=True, warnings=False)
@@ -59,12 +62,17 @@ class Boundary:
 
     def typed(self, value: Any, what: str) -> Any:
         """A plain value as the annotation's type."""
-        return value if self._adapter is None or type(value) is self._exact else self._fit(value, what)
+        return value if self._adapter is None or self._is_fitting(value) else self._fit(value, what)
+
+    def _is_fitting(self, value: Any) -> bool:
+        """Whether nobody has to be asked."""
+        kind = type(value)
+        return kind is self._exact or (kind is self._open and is_json(value))
 
     def _fit(self, value: Any, what: str) -> Any:
         assert self._adapter is not None
         try:
-            return self._adapter.validate_python(value, by_alias=True, by_name=True)
+            return self._adapter.validator.validate_python(value, by_alias=True, by_name=True)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(str(part) for part in problem['loc']) or 'the value'}: {problem['msg']}"
@@ -109,11 +117,10 @@ class Signature:
     The first ``skipped`` parameters are given by others than who calls it: a method's object, a transaction's session.
     """
 
-    __slots__ = ("_parameters", "_signature", "_skipped", "result", "typed")
+    __slots__ = ("_parameters", "_places", "_signature", "result", "typed")
 
     def __init__(self, fn: Callable[..., Any], skipped: int = 0) -> None:
         hints = hints_of(fn)
-        self._skipped = skipped
         self.result = Boundary(hints.pop("return", Any))
         self._parameters = {name: Boundary(hint) for name, hint in hints.items()}
         self.typed = bool(self._parameters)
@@ -123,6 +130,7 @@ class Signature:
                 self._signature = inspect.signature(fn)
             except (TypeError, ValueError):
                 self.typed = False
+        self._places = _places(self._signature, skipped)
 
     def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> tuple[list[Any], dict[str, Any]]:
         """The arguments in plain types. Arguments that don't fit the signature are left to the call."""
@@ -143,7 +151,7 @@ class Signature:
     ) -> tuple[list[Any], dict[str, Any]]:
         if not self.typed or self._signature is None:
             return list(args), dict(kwargs)
-        positions, rest, others = self._positions()
+        positions, rest, others = self._places
         converted = []
         for index, value in enumerate(args):
             name = positions[index] if index < len(positions) else rest
@@ -158,18 +166,18 @@ class Signature:
         boundary = self._parameters.get(name) if name is not None else None
         return value if boundary is None else convert(boundary, value, f"{what}, argument {name!r},")
 
-    def _positions(self) -> tuple[list[str], str | None, str | None]:
-        """The positional parameters, and those that take what is over: ``*rest`` and ``**others``."""
-        assert self._signature is not None
-        names, rest, others = [], None, None
-        for parameter in self._signature.parameters.values():
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                names.append(parameter.name)
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                rest = parameter.name
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                others = parameter.name
-        return names[self._skipped :], rest, others
+
+def _places(signature: inspect.Signature | None, skipped: int) -> tuple[list[str], str | None, str | None]:
+    """The positional parameters, and those that take what is over: ``*rest`` and ``**others``."""
+    names, rest, others = [], None, None
+    for parameter in signature.parameters.values() if signature is not None else ():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            rest = parameter.name
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            others = parameter.name
+    return names[skipped:], rest, others
 
 
 def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..errors import DamagedRecord, NotSerializable, PayloadTooLarge
 if TYPE_CHECKING:
     from ..model import Event
 
-__all__ = ["decode", "decode_arguments", "encode", "event_class", "measured", "read_json"]
+__all__ = ["decode", "decode_arguments", "encode", "event_class", "is_json", "measured", "read_json"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -50,7 +50,7 @@ def encode(value: Any, what: str = "the value") -> str:
     if value is None:
         return "null"
     try:
-        return _write(_pack(value, "", 0))
+        return _write(value if is_json(value) else _pack(value, "", 0))
     except _Unstorable as error:
         raise NotSerializable(_explain(what, error)) from None
     except Exception as error:  # a proxy of nothing; a number of more digits than Python writes
@@ -73,7 +73,7 @@ def measured(text: str, what: str, limit: int) -> str:
 
 def decode(text: str) -> Any:
     """The value that :func:`encode` was given, in types of this file only. Raises ``DamagedRecord``."""
-    return _read(text, _unpack)
+    return _read(text, _unpack if _TAGGED in text else _as_it_is)
 
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -130,6 +130,30 @@ def _cure(value: object) -> str:
 
 
 _SCALARS = (str, bool, int, type(None))
+_TAGGED = f'"{TAG}"'
+"""What a text has in it that holds more than JSON has."""
+
+
+def is_json(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Whether a value is plain JSON data, so that its text is its form. Most are, and need not be taken apart."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if kind is dict:
+        if TAG in value or not all(type(key) is str for key in value):
+            return False
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return False
+    return all(type(item) in _SCALARS or (depth > 0 and is_json(item, depth - 1)) for item in items)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _pack(value: Any, path: str, depth: int) -> Any:

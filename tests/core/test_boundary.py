@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from celery_durable.core.boundary import Boundary, signature_of
 from celery_durable.core.codec import decode, encode
@@ -295,3 +295,26 @@ def test_a_decorated_function_keeps_its_annotations() -> None:
 def test_a_field_that_is_not_written_is_refused_at_once() -> None:
     with pytest.raises(NotSerializable, match=r"once stored.*secret"):
         Boundary(Secretive).write(Secretive(name="s", secret="x"), "the result")
+
+
+@pytest.mark.parametrize("annotation", [dict, dict[str, Any], list, list[Any]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, {"a": 1, "b": [None, 1.5, {"c": "d"}]}, {"charge": Charge(id="c", amount=Decimal(1))},
+        {"when": date(2026, 1, 2)}, [], [1, "a", [True]], [Currency.EUR, (1, 2)], {1: "a"}, "text", (1, 2),
+    ],
+)  # fmt: skip
+def test_what_is_open_is_what_pydantic_makes_of_it(annotation: Any, value: Any) -> None:
+    boundary, adapter = Boundary(annotation), TypeAdapter(annotation)
+    try:
+        fitting = adapter.validate_python(value)
+    except ValidationError:
+        with pytest.raises(NotSerializable, match="does not fit"):
+            boundary.plain(value, "it")
+        with pytest.raises(NotSerializable, match="does not fit"):
+            boundary.typed(value, "it")
+        return
+    expected = adapter.dump_python(fitting, round_trip=True)
+    assert boundary.plain(value, "it") == expected
+    assert boundary.typed(expected, "it") == adapter.validate_python(expected)

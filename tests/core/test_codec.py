@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_durable.core.codec import decode, encode
+from celery_durable.core.codec import TAG, decode, encode, is_json
 from celery_durable.core.ids import fingerprint
 from celery_durable.errors import DurableError, NotSerializable
 
@@ -27,6 +27,17 @@ class Color(Enum):
 
 class Level(IntEnum):
     HIGH = 3
+
+
+class Name(str):
+    """As an ORM has them."""
+
+
+def _nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
@@ -270,3 +281,39 @@ def test_a_number_that_python_does_not_print_is_refused() -> None:
 def test_a_spoilt_text_is_one_error(text: str) -> None:
     with pytest.raises(DurableError, match="can't be decoded"):
         decode(text)
+
+
+_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text().filter(lambda key: key != TAG), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(_json)
+def test_plain_json_is_its_own_form(value: Any) -> None:
+    assert is_json(value)
+    assert encode(value) == json.dumps(value, separators=(",", ":"))
+    assert decode(encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, 2), {1}, b"x", math.nan, math.inf, Name("ada"), {1: "a"}, {TAG: "a"}, {Name("a"): 1}, [[(1,)]],
+        {"a": {"b": {1: 2}}}, Decimal(1), object(), _nested(300), Level.HIGH,
+    ],
+)  # fmt: skip
+def test_what_is_more_than_plain_json(value: Any) -> None:
+    assert not is_json(value)
+
+
+def test_a_text_that_looks_like_a_tag_is_a_text() -> None:
+    for value in ('"$"', {"a": '"$"'}, ["$"], {"a": "$"}):
+        assert decode(encode(value)) == value
