@@ -141,7 +141,7 @@ EVENT = Comparison(
     "events", "from an event to the next step's first line, 300 runs waiting", ("300 40 0.03",), (P50, P99),
     (
         Way(OURS, "ours", "events", "emit and wait_for_event, by Redis"),
-        Way("two Celery messages", "ours", "relayed", "not durable: a task sends another; the same worker"),
+        Way("Celery, two tasks", "ours", "relayed", "not durable: a task sends another; the same worker"),
         Way("DBOS", "dbos", "events", "send and recv: a thread for each run that waits"),
         Way("Absurd", "absurd", "events", "emit_event and await_event; its worker asks each 10 ms, two runs at a time"),
         Way("Restate", "restate", "events", "an awakeable; for a minute the run is let stay, and not parked"),

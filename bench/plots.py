@@ -25,7 +25,7 @@ WIDTH, LABELS, VALUES = 760, 130, 150
 ROW, BAR, HEAD, FOOT, EDGE = 28, 16, 46, 30, 16
 _BARE = {
     "bare driver", "reading the rows", "Celery chain", "plain Celery task", "Celery ETA task", "Celery ETA tasks",
-    "plain Celery",
+    "plain Celery", "Celery, two tasks",
 }  # fmt: skip
 _NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 _GROWTH = "suspends"
