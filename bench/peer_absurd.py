@@ -15,6 +15,7 @@ from typing import Any
 
 from absurd_sdk import Absurd  # type: ignore[import-not-found,unused-ignore]  # in its own environment alone
 
+from bench.order_steps import charge, mail, nothing, reserve, ship
 from bench.peer_talk import READY, serve
 
 # mypy: disable-error-code="untyped-decorator,unused-ignore"
@@ -25,25 +26,6 @@ AT_A_TIME = 10
 """Runs that are claimed by one statement, where one is executed after another."""
 CONCURRENCY = 2
 """Runs at a time where they wait for events and times: our worker has two processes there."""
-
-
-def nothing() -> None: ...
-
-
-def reserve(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "reserved": True}
-
-
-def charge(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "charged": 4200}
-
-
-def ship(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "parcel": "P-1"}
-
-
-def mail(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "mailed": True}
 
 
 def connected(url: str) -> Absurd:

@@ -16,6 +16,7 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID  # type: ignore[import-not-found,unused-ignore]  # in its own environment alone
 
+from bench import order_steps
 from bench.peer_talk import serve
 
 # mypy: disable-error-code="untyped-decorator,unused-ignore"
@@ -28,8 +29,8 @@ waiting: list[str] = []
 """The runs that wait for a message, the longest first."""
 
 
-@DBOS.step()
-def nothing() -> None: ...
+nothing = DBOS.step()(order_steps.nothing)
+reserve, charge, ship, mail = (DBOS.step()(function) for function in order_steps.ORDER)
 
 
 @DBOS.workflow()
@@ -39,26 +40,6 @@ def many_steps(count: int) -> float:
     for _ in range(count):
         nothing()
     return time.perf_counter() - began
-
-
-@DBOS.step()
-def reserve(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "reserved": True}
-
-
-@DBOS.step()
-def charge(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "charged": 4200}
-
-
-@DBOS.step()
-def ship(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "parcel": "P-1"}
-
-
-@DBOS.step()
-def mail(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "mailed": True}
 
 
 @DBOS.workflow()

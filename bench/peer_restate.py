@@ -24,6 +24,7 @@ import httpx  # type: ignore[import-not-found,unused-ignore]  # these three are 
 import hypercorn.asyncio  # type: ignore[import-not-found,unused-ignore]
 import restate  # type: ignore[import-not-found,unused-ignore]
 
+from bench.order_steps import charge, mail, nothing, reserve, ship
 from bench.peer_talk import serve
 
 # mypy: disable-error-code="untyped-decorator,unused-ignore"
@@ -34,27 +35,8 @@ AWAKEABLES = "BENCH_AWAKEABLES"
 service = restate.Service("Bench")
 
 
-def nothing() -> None: ...
-
-
 def now() -> float:
     return time.time()  # Restate wants a signature, which time.time has not
-
-
-def reserve(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "reserved": True}
-
-
-def charge(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "charged": 4200}
-
-
-def ship(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "parcel": "P-1"}
-
-
-def mail(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "mailed": True}
 
 
 @service.handler()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bench import order_steps
 from bench.workers import bench_app
 from celery_durable import DurableTask, step
 
@@ -28,33 +29,15 @@ app = bench_app()
 # ------------------------------------------------------------- an order, in four steps
 
 
-def _reserve(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "reserved": True}
-
-
-def _charge(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "charged": 4200}
-
-
-def _ship(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "parcel": "P-1"}
-
-
-def _mail(order: dict[str, Any]) -> dict[str, Any]:
-    return {**order, "mailed": True}
-
-
 @app.task(base=DurableTask, name="bench.order")
 def order(number: int) -> Any:
-    state = step.run("reserve", _reserve, {"order": number})
-    state = step.run("charge", _charge, state)
-    state = step.run("ship", _ship, state)
-    return step.run("mail", _mail, state)
+    state = step.run("reserve", order_steps.reserve, {"order": number})
+    state = step.run("charge", order_steps.charge, state)
+    state = step.run("ship", order_steps.ship, state)
+    return step.run("mail", order_steps.mail, state)
 
 
-reserve, charge, ship, mail = (
-    app.task(function, name=f"bench.{function.__name__}") for function in (_reserve, _charge, _ship, _mail)
-)
+reserve, charge, ship, mail = (app.task(function, name=f"bench.{function.__name__}") for function in order_steps.ORDER)
 
 # ------------------------------------------------------------------- latencies
 

@@ -4,7 +4,7 @@ SQLAlchemy makes at each execution what it needs to know of a statement: the key
 parameters with those that stand in the statement itself, what becomes of each on its way to the driver and back. For a
 new step that takes longer than the database does, and none of it changes after the first time: the text goes to the
 driver with the values. Errors are SQLAlchemy's all the same, and where somebody listens to what it executes, or logs
-it, it does all of this by itself.
+it, the same text goes by way of it.
 """
 
 from __future__ import annotations

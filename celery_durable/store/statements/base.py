@@ -19,7 +19,7 @@ UNDER_WAY = "the step that is under way"
 
 
 def is_open(run: FromClause) -> ColumnElement[bool]:
-    """A run has not ended. As so many comparisons: an IN of a list has another text each time, to SQLAlchemy."""
+    """A run has not ended."""
     return and_(*(run.c.status != status for status in ENDED))
 
 
