@@ -15,14 +15,25 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Engine, Table, create_engine, event, func, literal, literal_column
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    func,
+    literal,
+    literal_column,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from ..errors import ConfigurationError
 
-__all__ = ["Dialect", "cancel_on_server", "dialect_of", "make_engine", "socket_of"]
+__all__ = ["Dialect", "cancel_on_server", "dialect_of", "make_engine", "skips_locked", "socket_of"]
 
 _CONNECT_WITHIN = 10
 """Seconds for a server to take a connection, where the URL does not say."""
@@ -182,6 +193,13 @@ def socket_of(driver: Any) -> socket.socket | None:
     if not hasattr(held, "fileno"):
         return None
     return socket.socket(fileno=os.dup(held.fileno()))
+
+
+def skips_locked(connection: Connection) -> bool:
+    """Whether this MySQL or MariaDB can pass over rows that others have locked."""
+    dialect: Any = connection.dialect
+    since = (10, 6) if dialect.is_mariadb else (8, 0, 1)
+    return bool(dialect.server_version_info >= since)
 
 
 def cancel_on_server(engine: Engine, driver: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from .base import new_token
 from .eventlog import EventLog
 from .finding import Finding
+from .lone import Lone
 from .operating import Operating
 from .sharing import Sharing
 
 __all__ = ["Store", "new_token"]
 
 
-class Store(Operating, Sharing, EventLog, Finding):
+class Store(Operating, Lone, Sharing, EventLog, Finding):
     """The durable record of one application."""

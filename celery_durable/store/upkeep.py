@@ -15,7 +15,7 @@ from .base import StoreBase, new_token
 from .link import Link
 from .records import Columns, Due, Fence
 
-__all__ = ["Upkeep"]
+__all__ = ["Upkeep", "due_of"]
 
 _LATER = 3_600_000_000
 _AT_ONCE = 500
@@ -77,12 +77,12 @@ class Upkeep(StoreBase):
             with suppress(ConfigurationError):  # one of them can't be read: which one is found out below
                 if at_once is not None:
                     rows = self._do(connection, at_once, values).rows
-                    return [_due_of(row, row.arguments, row.message) for row in rows if row.message is not None]
+                    return [due_of(row, row.arguments, row.message) for row in rows if row.message is not None]
             rows = self._do(connection, statement, values).rows
             if not rows:
                 return []
             given = self._inputs(link, connection, rows)
-            return [_due_of(row, *given[row.id]) for row in rows if row.id in given]
+            return [due_of(row, *given[row.id]) for row in rows if row.id in given]
 
         return link.run(look)
 
@@ -248,7 +248,8 @@ def _named(fences: Iterable[Fence]) -> dict[str, Any]:
     return {"fences": pairs, "ids": [run_id for run_id, _ in pairs]}
 
 
-def _due_of(row: Any, arguments: str, message: str) -> Due:
+def due_of(row: Any, arguments: str, message: str) -> Due:
+    """A run whose message is to be sent, of its row and what it was started with."""
     return Due(
         fence=Fence(row.id, row.token),
         task=row.task,

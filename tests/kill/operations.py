@@ -14,9 +14,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from celery_durable.core.duration import SECOND
+from celery_durable.engine.events import EVENT_GRACE, new_event
 from celery_durable.errors import WrongStatus
 from celery_durable.store.lines import Line
 from celery_durable.store.records import Claim
+from celery_durable.worker.dispatch import queue_dispatch
+from celery_durable.worker.runtime import runtime_of
 
 from .living import System
 from .workflows import FIXED
@@ -102,6 +105,16 @@ def answered(system: System, *runs: str) -> None:
     """What they wait for comes."""
     for run_id in runs or ("r",):
         emit(system, run_id)
+
+
+def left_to_dispatch(system: System, *runs: str) -> None:
+    """The same, and who emits it does not come to answering it: that is the dispatch's."""
+    store = runtime_of(system.app).store
+    for run_id in runs or ("r",):
+        event = new_event(f"for-{run_id}", "outside", {"n": 1}, run_id, max_payload=1000)
+        with store.link() as link:
+            assert store.emit(link, event, EVENT_GRACE)
+        queue_dispatch(system.app, event.id)
 
 
 def in_own_transaction(write: Callable[[System, Session], object]) -> Callable[[System], None]:
@@ -289,12 +302,12 @@ WORKER = [
         "an event that came before its wait", "worker", then(started("waits"), answered), handle, {"r": "completed"}
     ),
     Operation(
-        "dispatch", "worker", then(begun("waits", "r", "s"), answered), handle,
+        "dispatch", "worker", then(begun("waits", "r", "s"), left_to_dispatch), handle,
         {"r": "completed", "s": "completed"}, afterwards=lambda s: answered(s, "s"),
     ),
     Operation(
         "wake, by an event", "worker",
-        then(begun("waits"), answered, lambda s: s.handle(s.take())), handle, {"r": "completed"},
+        then(begun("waits"), left_to_dispatch, lambda s: s.handle(s.take())), handle, {"r": "completed"},
     ),
     Operation(
         "timeout of a wait", "worker", then(later(begun("waits_for_a_while")), System.sweep), handle,
@@ -331,7 +344,7 @@ WORKER = [
     ),
     Operation(
         "lock that is handed on", "worker",
-        then(with_rival("locks"), answered, lambda s: s.handle(s.take())), handle,
+        then(with_rival("locks"), left_to_dispatch, lambda s: s.handle(s.take())), handle,
         {"r": "completed", "s": "completed"}, afterwards=lambda s: answered(s, "s"),
     ),
     Operation(
@@ -350,7 +363,8 @@ SWEEPER = [
     Operation("wait whose time is up", "sweeper", later(begun("waits_for_a_while")), sweep, {"r": "completed"}),
     Operation("result that was not delivered", "sweeper", later(ended_alone), sweep, {"r": "completed"}),
     Operation(
-        "event that was not dispatched", "sweeper", later(then(begun("waits"), answered)), sweep, {"r": "completed"}
+        "event that was not dispatched", "sweeper", later(then(begun("waits"), left_to_dispatch)), sweep,
+        {"r": "completed"},
     ),
     Operation(
         "lock whose holder's time is up", "sweeper", later(with_rival("locks", "40s")), sweep,

@@ -27,8 +27,14 @@ from celery_durable import (
     emit,
     step,
 )
+from celery_durable.core.codec import encode
+from celery_durable.core.ids import fingerprint
+from celery_durable.engine.executor import Finished
+from celery_durable.store.records import NewRun
 from celery_durable.worker.dispatch import DISPATCH, dispatch, event_emitted
 from celery_durable.worker.emitting import emit_by
+from celery_durable.worker.message import keep
+from tests.engine.driving import Driver
 from tests.waiting import wait_until
 from tests.worker.conftest import Desk
 
@@ -124,6 +130,49 @@ def test_a_broker_that_is_away_loses_no_event(
     with desk.store.link() as link:
         row = link.run(lambda connection: connection.execute(desk.store.tables.event.select()).one())
     assert (row.id, row.due_at is None) == (receipt.id, False)  # the sweeper's
+
+
+def waiting(desk: Desk) -> Driver:
+    """A run that alone waits for an event."""
+    desk.durable.migrate()
+    driver = Driver(desk.store, lambda: step.wait_for_event("order.paid", key="k").payload)
+    with desk.store.link() as link:
+        arguments = encode([[], {}])
+        desk.store.start(link, NewRun("r1", "t", arguments, fingerprint(arguments), keep(desk.app, None, {})))
+    driver.one_pass()
+    return driver
+
+
+def test_the_run_that_alone_waits_for_an_event_is_sent_before_the_dispatch(desk: Desk) -> None:
+    driver = waiting(desk)
+    receipt = desk.durable.emit("order.paid", 9, key="k")
+
+    resumed, dispatched = desk.messages()
+    assert (resumed.headers["id"], resumed.headers["task"]) == ("r1", "t")
+    assert dispatched.headers["task"] == DISPATCH
+    assert desk.durable.event(receipt.id).woke == ("r1",)
+    assert driver.one_pass() == Finished(9)
+
+
+def test_a_run_whose_message_can_not_be_sent_is_due(
+    app: Celery, desk: Desk, closed_port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    driver = waiting(desk)
+    app.conf.broker_url = closed_port
+    desk.durable.emit("order.paid", 9, key="k")
+    assert "its message could not be sent" in caplog.text
+    assert desk.row("r1")["due_at"] is not None  # the sweeper's
+    assert driver.one_pass() == Finished(9)
+
+
+def test_what_keeps_an_emit_from_answering_is_not_its_callers(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    desk.durable.migrate()
+    desk.store.tables.wait.drop(desk.store.engine)
+    receipt = desk.durable.emit("order.paid", key="k")
+    assert f"event {receipt.id} is left to its dispatch" in caplog.text
+    assert dispatches(desk) == [receipt.id]
 
 
 def test_the_queue_of_dispatches_is_a_setting(app: Celery, desk: Desk) -> None:

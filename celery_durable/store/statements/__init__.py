@@ -10,6 +10,7 @@ from __future__ import annotations
 from .events import EventStatements
 from .finding import FindingStatements
 from .handing import HandingStatements
+from .lone import LoneStatements
 from .operating import OperatingStatements
 from .recording import SETTLING_COLUMNS, STEP_COLUMNS, RecordStatements
 from .sharing import SharingStatements
@@ -23,6 +24,7 @@ class Statements(
     StartStatements,
     RecordStatements,
     EventStatements,
+    LoneStatements,
     HandingStatements,
     SharingStatements,
     OperatingStatements,

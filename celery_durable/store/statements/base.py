@@ -63,11 +63,16 @@ class StatementGroup:
             and_(run.c.status == "paused", run.c.passes > 0, run.c.wake_at > self._dialect.now()),
         )
 
-    def _waking(self, *which: Any) -> Any:
-        """Make runs due that something has come for."""
+    def _waking(self, *which: Any, sends: int = 0) -> Any:
+        """Make runs due that something has come for; ``sends`` is 1 where whoever does it sends their messages."""
         run, due_at = self._tables.run, self._dialect.now() + bindparam("due_in", type_=BigInteger)
-        free = or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY)
-        return update(run).where(*which, free).values(due_at=due_at, wake_at=None, sends=0, waiting_on="a worker")
+        woken = update(run).where(*which, self._is_let_go())
+        return woken.values(due_at=due_at, wake_at=None, sends=sends, waiting_on="a worker")
+
+    def _is_let_go(self) -> ColumnElement[bool]:
+        """No worker is at a step of a run that was stopped meanwhile."""
+        run = self._tables.run
+        return or_(run.c.waiting_on.is_(None), run.c.waiting_on != UNDER_WAY)
 
     def _suspended(self) -> dict[str, Any]:
         """What a run's row becomes when it is parked."""

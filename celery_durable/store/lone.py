@@ -1,0 +1,82 @@
+"""An event that finds one wait alone: see ``statements/lone.py``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ..core.codec import decode
+from ..core.match import matches
+from .dialects import skips_locked
+from .events import Events
+from .link import Link
+from .records import Due, StoredEvent
+from .upkeep import due_of
+
+__all__ = ["Lone", "LoneWait"]
+
+
+class LoneWait(NamedTuple):
+    """The one wait that there is for an event."""
+
+    event: StoredEvent
+    run_id: str
+    step_id: str
+
+
+class Lone(Events):
+    """What is done by whoever emits an event, who waits for nobody."""
+
+    def lone_wait(self, link: Link, event_id: str, name: str, key: str | None) -> LoneWait | None:
+        """The wait that an event answers, if there is one alone and nothing comes first; nobody is waited for."""
+        statement = self.statements.lone_by_name
+        values: dict[str, Any] = {"at_id": event_id, "at_name": name}
+        if key is not None:
+            statement, values = self.statements.lone_by_key, values | {"at_key": key}
+
+        def look(connection: Connection) -> LoneWait | None:
+            rows = self._do(connection, statement, values).rows
+            if len(rows) != 1 or rows[0].is_late or rows[0].dispatched_at is not None:
+                return None
+            *of_event, run_id, step_id, match, _ = rows[0]
+            event = StoredEvent._make(of_event)
+            if match is not None and not matches(decode(match), decode(event.payload)):
+                return None
+            return LoneWait(event, run_id, step_id)
+
+        return link.run(look)
+
+    def answer_lone(self, link: Link, wait: LoneWait, result: str, due_in: int) -> Due | None:
+        """Answer it, if its run sleeps and nobody has its lock: the run that it wakes, whose message is now to be sent.
+        It counts as sent, and is looked at again after so long."""
+        values = {
+            "at_run": wait.run_id, "at_step": wait.step_id, "of_event": wait.event.seq, "given_result": result,
+            "due_in": due_in,
+        }  # fmt: skip
+
+        def answer(connection: Connection) -> Due | None:
+            at_once = self.statements.answer_lone
+            if at_once is None:
+                row = self._answer_behind_lock(link, connection, wait, result, due_in)
+            else:
+                row = self._do(connection, at_once, values).first()
+            return None if row is None else due_of(row, row.arguments, row.message)
+
+        with suppress(IntegrityError):  # another dispatch of this event has answered another wait of the run
+            return link.run(answer)
+        return None
+
+    def _answer_behind_lock(self, link: Link, connection: Connection, wait: LoneWait, result: str, due_in: int) -> Any:
+        if self.dialect.name == "mysql" and not skips_locked(connection):
+            return None
+        with link.atomic(connection):
+            if not self._do(connection, self.statements.lock_asleep, {"at_run": wait.run_id}).rows:
+                return None
+            waits, runs = [(wait.run_id, wait.step_id)], [wait.run_id]
+            wake = self.statements.wake_sent
+            if not self._answer(connection, wait.event, result, waits, runs, due_in, wake=wake):
+                return None
+            return self._do(connection, self.statements.to_send_at_once, {"ids": runs}).first()

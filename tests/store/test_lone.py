@@ -1,0 +1,215 @@
+"""An event that finds one wait alone is answered by whoever emits it; all else is left to the dispatch."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from celery_durable import step
+from celery_durable.core.codec import encode
+from celery_durable.core.duration import SECOND
+from celery_durable.engine.events import event_of, new_event
+from celery_durable.engine.executor import Finished
+from celery_durable.store.link import Link
+from celery_durable.store.lone import LoneWait
+from celery_durable.store.records import Due
+from celery_durable.store.store import Store
+from tests.engine.driving import Driver
+
+from .making import put, run_row, step_rows
+
+ROUNDS = 150
+"""Waits that several go for at once, for each database."""
+
+
+def waiting(store: Store, *runs: str, **how: Any) -> Driver:
+    """Runs that wait for the same event."""
+    driver = Driver(store, lambda: step.wait_for_event("paid", **how).payload)
+    for run_id in runs or ("r1",):
+        driver.start(run_id)
+        driver.one_pass(run_id)
+    return driver
+
+
+def emitted(store: Store, link: Link, event_id: str = "e1", payload: Any = 7, key: str | None = "k") -> None:
+    assert store.emit(link, new_event(event_id, "paid", payload, key, max_payload=1000), SECOND)
+
+
+def answer(store: Store, link: Link, event_id: str = "e1", key: str | None = "k") -> Due | None:
+    wait = store.lone_wait(link, event_id, "paid", key)
+    return None if wait is None else answer_to(store, link, wait)
+
+
+def answer_to(store: Store, link: Link, wait: LoneWait) -> Due | None:
+    return store.answer_lone(link, wait, encode(event_of(wait.event)), SECOND)
+
+
+def take_back_dispatch(store: Store, link: Link, event_id: str) -> None:
+    """It was not dispatched, but is not due either."""
+    event = store.tables.event
+    statement = update(event).where(event.c.id == event_id).values(dispatched_at=None)
+    link.run(lambda connection: connection.execute(statement))
+
+
+def takers(store: Store, link: Link) -> list[str]:
+    taken = store.tables.taken
+    return list(link.run(lambda connection: connection.execute(select(taken.c.run_id)).scalars().all()))
+
+
+@pytest.mark.parametrize(("key", "waits_for"), [("k", "k"), ("k", None), (None, None)])
+def test_the_run_that_waits_alone_is_woken(store: Store, link: Link, key: str | None, waits_for: str | None) -> None:
+    driver = waiting(store, key=waits_for)
+    emitted(store, link, key=key)
+
+    due = answer(store, link, key=key)
+
+    assert due is not None
+    row = run_row(store, link)
+    assert (due.fence.run_id, due.task, due.passes, due.arguments, due.message) == ("r1", "t", 1, "[[],{}]", "{}")
+    assert (row["status"], row["waiting_on"], row["sends"], row["wake_at"]) == ("suspended", "a worker", 1, None)
+    assert due.due_at == row["due_at"] == pytest.approx(due.now + SECOND, abs=SECOND)
+    assert takers(store, link) == ["r1"]
+    assert driver.one_pass() == Finished(7)
+
+
+def test_the_dispatch_that_comes_afterwards_finds_nothing_to_answer(store: Store, link: Link) -> None:
+    waiting(store, key="k")
+    emitted(store, link)
+    assert answer(store, link) is not None
+
+    event = store.event(link, "e1")
+    assert event is not None
+    assert event.dispatched_at is None  # it may start runs yet
+    store.close_gates(link, event)
+    assert store.prospects(link, event) == (False, False, False)
+    assert answer(store, link) is None
+    assert takers(store, link) == ["r1"]
+
+
+@pytest.mark.parametrize(("match", "is_answered"), [({"plan": "pro"}, True), ({"plan": "free"}, False)])
+def test_what_the_wait_asks_of_the_payload_is_looked_at(
+    store: Store, link: Link, match: dict[str, str], is_answered: bool
+) -> None:
+    waiting(store, key="k", match=match)
+    emitted(store, link, payload={"plan": "pro"})
+    assert (answer(store, link) is not None) == is_answered
+
+
+def test_an_event_of_another_key_is_none_for_it(store: Store, link: Link) -> None:
+    waiting(store, key="k")
+    emitted(store, link, key="other")
+    emitted(store, link, "e2", key=None)
+    assert answer(store, link, key="other") is None
+    assert answer(store, link, "e2", key=None) is None
+
+
+def test_two_waits_are_left_to_the_dispatch(store: Store, link: Link) -> None:
+    waiting(store, "r1", "r2", key="k")
+    emitted(store, link)
+    assert answer(store, link) is None
+    assert takers(store, link) == []
+
+
+@pytest.mark.parametrize(("first", "waits_for", "is_left"), [("k", "k", True), ("j", "k", False), ("j", None, True)])
+def test_an_event_that_may_come_before_it_is_answered_first(
+    store: Store, link: Link, first: str, waits_for: str | None, is_left: bool
+) -> None:
+    waiting(store, key=waits_for)
+    emitted(store, link, "e0", key=first)
+    emitted(store, link)
+
+    assert (answer(store, link) is None) == is_left
+
+    store.dispatched(link, "e0", None)
+    assert (answer(store, link) is None) != is_left
+
+
+@pytest.mark.parametrize("status", ["running", "paused", "cancelled"])
+def test_a_run_that_does_not_sleep_is_left_alone(store: Store, link: Link, status: str) -> None:
+    waiting(store, key="k")
+    put(store, link, status=status)
+    emitted(store, link)
+
+    assert answer(store, link) is None
+
+    assert takers(store, link) == []
+    assert step_rows(store, link)["paid"]["status"] == "waiting"
+
+
+def test_nobody_is_waited_for_who_has_the_run(store: Store, link: Link) -> None:
+    """On SQLite, where who writes is alone, an emit itself waits for that."""
+    if store.dialect.one_writer:
+        pytest.skip("a database without locks of rows")
+    waiting(store, key="k")
+    emitted(store, link)
+    run = store.tables.run
+    with store.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
+        other.execute(update(run).where(run.c.id == "r1").values(waiting_on="a change that is not committed"))
+        assert answer(store, link) is None  # and not after a time
+    assert answer(store, link) is not None
+
+
+def test_a_wait_that_was_answered_meanwhile_is_not_answered_again(store: Store, link: Link) -> None:
+    waiting(store, key="k")
+    emitted(store, link)
+    wait = store.lone_wait(link, "e1", "paid", "k")
+    assert wait is not None
+    assert store.deliver(link, wait.event, encode(event_of(wait.event)), [("r1", wait.step_id)], SECOND) == ["r1"]
+
+    assert answer_to(store, link, wait) is None
+
+    assert takers(store, link) == ["r1"]
+
+
+def test_an_event_that_the_run_has_had_is_not_given_to_it_again(store: Store, link: Link) -> None:
+    waiting(store, key="k")
+    emitted(store, link)
+    wait = store.lone_wait(link, "e1", "paid", "k")
+    assert wait is not None
+    values = {"run_id": "r1", "event": wait.event.seq, "step_id": "another", "taken_at": 0}
+    link.run(lambda connection: connection.execute(store.tables.taken.insert().values(values)))
+
+    assert answer_to(store, link, wait) is None
+
+    assert step_rows(store, link)["paid"]["status"] == "waiting"
+
+
+def test_of_several_who_answer_a_wait_at_once_one_does(racing: Store) -> None:
+    """An emit that answers it, the dispatch of the same event, and an emit of another one."""
+    store, meeting = racing, threading.Barrier(3)
+    driver = Driver(store, lambda: step.wait_for_event("paid", key="k").payload)
+
+    def by_emit(event_id: str) -> int:
+        with store.link() as link:
+            wait = store.lone_wait(link, event_id, "paid", "k")
+            meeting.wait(20)
+            return int(wait is not None and answer_to(store, link, wait) is not None)
+
+    def by_dispatch(event_id: str) -> int:
+        with store.link() as link:
+            event = store.event(link, event_id)
+            assert event is not None
+            meeting.wait(20)
+            batches = store.waits_for(link, event, 100)
+            return sum(len(store.deliver(link, event, encode(event_of(event)), waits, 0)) for waits in batches)
+
+    with ThreadPoolExecutor(3) as pool, store.link() as link:
+        for number in range(ROUNDS):
+            run_id, first, second = f"r{number}", f"a{number}", f"b{number}"
+            driver.start(run_id)
+            driver.one_pass(run_id)
+            for event_id in (first, second):
+                emitted(store, link, event_id, payload=event_id)
+            store.dispatched(link, first, None)  # else the second one would leave the wait to it
+            take_back_dispatch(store, link, first)
+            tries = [(by_emit, first), (by_dispatch, first), (by_emit, second)]
+            woken = [future.result(60) for future in [pool.submit(by, event_id) for by, event_id in tries]]
+
+            assert sum(woken) == 1, woken
+            assert driver.one_pass(run_id) == Finished(second if woken[2] else first)
+            store.dispatched(link, second, None)
+        assert sorted(takers(store, link)) == sorted(f"r{number}" for number in range(ROUNDS))
