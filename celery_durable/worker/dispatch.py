@@ -76,8 +76,7 @@ def _answer_lone(app: Celery, event_id: str, name: str, key: str | None) -> None
         )
     except Exception as error:
         logger.warning(
-            "run %s: event %s has woken it, and its message could not be sent (%s: %s); a worker sees "
-            "to it",
+            "run %s: event %s has woken it, and its message could not be sent (%s: %s); a worker sees to it",
             run.fence.run_id,
             event_id,
             type(error).__name__,
