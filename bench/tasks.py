@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bench import bare_order as bare
 from bench import order_steps
 from bench.workers import bench_app
 from celery_durable import DurableTask, step
@@ -12,6 +13,7 @@ from celery_durable import DurableTask, step
 __all__ = [
     "app",
     "asleep",
+    "bare_order",
     "fan_out",
     "gather",
     "naps",
@@ -38,6 +40,8 @@ def order(number: int) -> Any:
 
 
 reserve, charge, ship, mail = (app.task(function, name=f"bench.{function.__name__}") for function in order_steps.ORDER)
+
+bare_order = app.task(bare.bare_order, name="bench.bare_order", bind=True)
 
 # ------------------------------------------------------------------- latencies
 
