@@ -73,9 +73,14 @@ class Events(Recording, Gated, Upkeep):
         if execute(self.statements.emit, vars(event) | {"due_in": due_in}).rowcount == 1:
             self._note(execute, None, deed)
             return True
+        self._check_same(execute, event)
+        return False
+
+    def _check_same(self, execute: Execute, event: NewEvent) -> None:
+        """The event of this id that is there is this one. ``EventConflict`` where it is another."""
         there = execute(self.statements.emitted, {"at_id": event.id}).first()
         if there is None or tuple(there) == (event.name, event.content_hash):
-            return False
+            return
         other = "with another key or payload" if there[0] == event.name else f"as {there[0]!r}"
         raise EventConflict(
             f"an event {event.id!r} was emitted before {other}, so {event.name!r} was not emitted. One event_id is one "

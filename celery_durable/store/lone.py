@@ -13,10 +13,10 @@ from ..core.match import matches
 from .dialects import skips_locked
 from .events import Events
 from .link import Link
-from .records import Due, StoredEvent
+from .records import Deed, Due, NewEvent, StoredEvent
 from .upkeep import due_of
 
-__all__ = ["Lone", "LoneWait"]
+__all__ = ["Emitted", "Lone", "LoneWait"]
 
 
 class LoneWait(NamedTuple):
@@ -27,27 +27,62 @@ class LoneWait(NamedTuple):
     step_id: str
 
 
+class Emitted(NamedTuple):
+    """What became of an emit."""
+
+    is_new: bool
+    """It was not recorded before."""
+    has_looked: bool = False
+    wait: LoneWait | None = None
+    """The wait that it answers, where that was looked for."""
+
+
 class Lone(Events):
     """What is done by whoever emits an event, who waits for nobody."""
 
+    def emit_looking(self, link: Link, event: NewEvent, due_in: int, deed: Deed | None = None) -> Emitted:
+        """Record an event, as :meth:`emit` does. Where an INSERT can stand in a WITH, the same statement looks for the
+        wait that it answers."""
+        by_name, by_key = self.statements.emit_by_name, self.statements.emit_by_key
+        statement = by_name if event.key is None else by_key
+        if statement is None or deed is not None:
+            return Emitted(self.emit(link, event, due_in, deed=deed))
+        values = vars(event) | {"due_in": due_in, "at_name": event.name}
+        if event.key is not None:
+            values["at_key"] = event.key
+        tries = 0
+
+        def write(connection: Connection) -> Emitted:
+            nonlocal tries
+            tries += 1
+            rows = self._do(connection, statement, values).rows
+            if not rows:
+                self._check_same(self._on(connection).execute, event)
+                return Emitted(tries > 1)
+            first = rows[0]
+            if first.asks and len(rows) == 1:
+                return Emitted(True)
+            if len(rows) > 1 or first.run_id is None or first.is_late:
+                return Emitted(True, True)
+            stored = StoredEvent(first.seq, event.id, event.name, event.key, event.payload, first.emitted_at, 0, None)
+            return Emitted(True, True, LoneWait(stored, first.run_id, first.step_id))
+
+        return link.run(write)
+
     def lone_wait(self, link: Link, event_id: str, name: str, key: str | None) -> LoneWait | None:
-        """The wait that an event answers, if there is one alone and nothing comes first; nobody is waited for."""
+        """The wait that an event answers, if there is one alone and no event comes first."""
         statement = self.statements.lone_by_name
         values: dict[str, Any] = {"at_id": event_id, "at_name": name}
         if key is not None:
             statement, values = self.statements.lone_by_key, values | {"at_key": key}
-
-        def look(connection: Connection) -> LoneWait | None:
-            rows = self._do(connection, statement, values).rows
-            if len(rows) != 1 or rows[0].is_late or rows[0].dispatched_at is not None:
-                return None
-            *of_event, run_id, step_id, match, _ = rows[0]
-            event = StoredEvent._make(of_event)
-            if match is not None and not matches(decode(match), decode(event.payload)):
-                return None
-            return LoneWait(event, run_id, step_id)
-
-        return link.run(look)
+        rows = self._rows(link, statement, values)
+        if len(rows) != 1 or rows[0].run_id is None or rows[0].is_late or rows[0].dispatched_at is not None:
+            return None
+        run_id, step_id, _, *of_event, match = rows[0]
+        event = StoredEvent._make(of_event)
+        if match is not None and not matches(decode(match), decode(event.payload)):
+            return None
+        return LoneWait(event, run_id, step_id)
 
     def answer_lone(self, link: Link, wait: LoneWait, result: str, due_in: int) -> Due | None:
         """Answer it, if its run sleeps and nobody has its lock: the run that it wakes, whose message is now to be sent.

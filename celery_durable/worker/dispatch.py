@@ -20,13 +20,24 @@ from ..engine.events import EVENT_GRACE, event_of
 from ..engine.passing import GRACE
 from ..errors import ConfigurationError, DamagedRecord
 from ..store.link import Link
+from ..store.lone import Emitted
 from ..store.records import StoredEvent
 from .message import outside_any_request, send
 from .runtime import runtime_of
 from .sending import Sender
 from .triggers import start_triggered
 
-__all__ = ["DISPATCH", "announce", "dispatch", "dispatch_queue", "event_emitted", "queue_dispatch", "register_dispatch"]
+__all__ = [
+    "DISPATCH",
+    "announce",
+    "answer_lone",
+    "dispatch",
+    "dispatch_queue",
+    "event_emitted",
+    "queue_dispatch",
+    "register_dispatch",
+    "tell",
+]
 
 logger = logging.getLogger("celery_durable")
 
@@ -47,21 +58,34 @@ event_emitted = Signal(name="event_emitted", providing_args={"event_id", "name",
 
 def announce(app: Celery, event_id: str, name: str, key: str | None) -> None:
     """An event is recorded and committed: wake the run that alone waits for it, and tell whoever listens."""
-    _answer_lone(app, event_id, name, key)
+    try:
+        with runtime_of(app).store.link() as link:
+            answer_lone(app, link, event_id, name, key)
+    except Exception as error:
+        _leave(event_id, error)
+    tell(app, event_id, name, key)
+
+
+def tell(app: Celery, event_id: str, name: str, key: str | None) -> None:
+    """Tell whoever listens of an event."""
     event_emitted.send(sender=app, event_id=event_id, name=name, key=key)
 
 
-def _answer_lone(app: Celery, event_id: str, name: str, key: str | None) -> None:
-    """Answer the wait for an event from here, if there is one alone and nobody has to be waited for. Its run goes on
-    a message sooner; the dispatch finds nothing to answer then, and does what else the event does."""
+def answer_lone(
+    app: Celery, link: Link, event_id: str, name: str, key: str | None, emitted: Emitted | None = None
+) -> None:
+    """Answer the wait that an event finds alone, and send its run, which goes on a message sooner than by the dispatch.
+    That comes as well: it finds nothing to answer then, and does what else the event does."""
     store, run = runtime_of(app).store, None
     try:
-        with store.link() as link:
+        if emitted is not None and emitted.has_looked:
+            wait = emitted.wait
+        else:
             wait = store.lone_wait(link, event_id, name, key)
-            if wait is not None:
-                run = store.answer_lone(link, wait, encode(event_of(wait.event)), EVENT_GRACE)
+        if wait is not None:
+            run = store.answer_lone(link, wait, encode(event_of(wait.event)), EVENT_GRACE)
     except Exception as error:
-        logger.info("event %s is left to its dispatch (%s: %s)", event_id, type(error).__name__, error)
+        _leave(event_id, error)
     if run is None:
         return
     try:
@@ -82,6 +106,10 @@ def _answer_lone(app: Celery, event_id: str, name: str, key: str | None) -> None
             type(error).__name__,
             error,
         )
+
+
+def _leave(event_id: str, error: Exception) -> None:
+    logger.info("event %s is left to its dispatch (%s: %s)", event_id, type(error).__name__, error)
 
 
 def queue_dispatch(sender: Any = None, event_id: str = "", countdown: float | None = None, **_: Any) -> None:

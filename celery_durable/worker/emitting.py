@@ -18,7 +18,7 @@ from ..engine.where import caller
 from ..errors import DurableError, add_note
 from ..store.records import Deed, NewEvent
 from .apps import the_app
-from .dispatch import announce
+from .dispatch import announce, answer_lone, tell
 from .install import install
 from .runtime import Runtime, runtime_of
 
@@ -72,9 +72,9 @@ def emit_by(
     event = new_event(new_id, name, payload, key, max_payload=runtime.settings.max_payload)
     deed = None if deed is None else replace(deed, details=encode({"event": new_id}))
     if session is None:
-        emitted = _record(runtime, event, deed)
+        emitted = _record(app, runtime, event, deed)
         if emitted:
-            announce(app, new_id, name, key)
+            tell(app, new_id, name, key)
     else:
         from .joining import join  # SQLAlchemy's sessions: whoever gives one has imported them
 
@@ -88,10 +88,13 @@ def emit_by(
     return EventReceipt(id=new_id, duplicate=not emitted)
 
 
-def _record(runtime: Runtime, event: NewEvent, deed: Deed | None) -> bool:
+def _record(app: Celery, runtime: Runtime, event: NewEvent, deed: Deed | None) -> bool:
     try:
         with runtime.store.link() as link:
-            return runtime.store.emit(link, event, EVENT_GRACE, deed=deed)
+            emitted = runtime.store.emit_looking(link, event, EVENT_GRACE, deed)
+            if emitted.is_new:
+                answer_lone(app, link, event.id, event.name, event.key, emitted)
+            return emitted.is_new
     except DBAPIError as error:
         add_note(
             error,

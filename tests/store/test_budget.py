@@ -282,13 +282,12 @@ def test_an_event_that_one_run_waits_for(store: Store, counter: Counter) -> None
     driver = Driver(store, lambda: step.wait_for_event("paid", key="k"))
     driver.start()
     driver.one_pass()
+    counter.take()
     with store.link() as link:
-        store.emit(link, new_event("e1", "paid", {}, "k", max_payload=1000), 0)
-        counter.take()
-        wait = store.lone_wait(link, "e1", "paid", "k")
-        assert wait is not None
-        assert counter.take() == (1, 0)  # all that an emit pays for where nobody waits
-        assert store.answer_lone(link, wait, encode(event_of(wait.event)), 0) is not None
+        emitted = store.emit_looking(link, new_event("e1", "paid", {}, "k", max_payload=1000), 0)
+        assert emitted.wait is not None
+        assert counter.take() == (1, 1)  # as if nobody had looked
+        assert store.answer_lone(link, emitted.wait, encode(event_of(emitted.wait.event)), 0) is not None
     assert counter.take() == (1, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,8 +15,9 @@ from celery_durable.core.codec import encode
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.events import event_of, new_event
 from celery_durable.engine.executor import Finished
+from celery_durable.errors import EventConflict
 from celery_durable.store.link import Link
-from celery_durable.store.lone import LoneWait
+from celery_durable.store.lone import Emitted, LoneWait
 from celery_durable.store.records import Due
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
@@ -37,6 +39,25 @@ def waiting(store: Store, *runs: str, **how: Any) -> Driver:
 
 def emitted(store: Store, link: Link, event_id: str = "e1", payload: Any = 7, key: str | None = "k") -> None:
     assert store.emit(link, new_event(event_id, "paid", payload, key, max_payload=1000), SECOND)
+
+
+@pytest.fixture(params=["emit_looking", "emit, and look"])
+def emit(request: pytest.FixtureRequest, store: Store, link: Link) -> Callable[..., Due | None]:
+    """Emit an event and answer the wait for it, by one statement where there is one, or one after the other."""
+
+    def emit_and_answer(event_id: str = "e1", payload: Any = 7, key: str | None = "k") -> Due | None:
+        event = new_event(event_id, "paid", payload, key, max_payload=1000)
+        if request.param == "emit_looking":
+            found = store.emit_looking(link, event, SECOND)
+            assert found.is_new
+            assert not found.has_looked or store.dialect.writes_in_cte
+        else:
+            assert store.emit(link, event, SECOND)
+            found = Emitted(True)
+        wait = found.wait if found.has_looked else store.lone_wait(link, event_id, "paid", key)
+        return None if wait is None else answer_to(store, link, wait)
+
+    return emit_and_answer
 
 
 def answer(store: Store, link: Link, event_id: str = "e1", key: str | None = "k") -> Due | None:
@@ -61,11 +82,12 @@ def takers(store: Store, link: Link) -> list[str]:
 
 
 @pytest.mark.parametrize(("key", "waits_for"), [("k", "k"), ("k", None), (None, None)])
-def test_the_run_that_waits_alone_is_woken(store: Store, link: Link, key: str | None, waits_for: str | None) -> None:
+def test_the_run_that_waits_alone_is_woken(
+    store: Store, link: Link, emit: Callable[..., Due | None], key: str | None, waits_for: str | None
+) -> None:
     driver = waiting(store, key=waits_for)
-    emitted(store, link, key=key)
 
-    due = answer(store, link, key=key)
+    due = emit(key=key)
 
     assert due is not None
     row = run_row(store, link)
@@ -92,52 +114,57 @@ def test_the_dispatch_that_comes_afterwards_finds_nothing_to_answer(store: Store
 
 @pytest.mark.parametrize(("match", "is_answered"), [({"plan": "pro"}, True), ({"plan": "free"}, False)])
 def test_what_the_wait_asks_of_the_payload_is_looked_at(
-    store: Store, link: Link, match: dict[str, str], is_answered: bool
+    store: Store, emit: Callable[..., Due | None], match: dict[str, str], is_answered: bool
 ) -> None:
     waiting(store, key="k", match=match)
-    emitted(store, link, payload={"plan": "pro"})
-    assert (answer(store, link) is not None) == is_answered
+    assert (emit(payload={"plan": "pro"}) is not None) == is_answered
 
 
-def test_an_event_of_another_key_is_none_for_it(store: Store, link: Link) -> None:
+def test_an_event_of_another_key_is_none_for_it(store: Store, emit: Callable[..., Due | None]) -> None:
     waiting(store, key="k")
-    emitted(store, link, key="other")
-    emitted(store, link, "e2", key=None)
-    assert answer(store, link, key="other") is None
-    assert answer(store, link, "e2", key=None) is None
+    assert emit(key="other") is None
+    assert emit("e2", key=None) is None
 
 
-def test_two_waits_are_left_to_the_dispatch(store: Store, link: Link) -> None:
+def test_two_waits_are_left_to_the_dispatch(store: Store, link: Link, emit: Callable[..., Due | None]) -> None:
     waiting(store, "r1", "r2", key="k")
-    emitted(store, link)
-    assert answer(store, link) is None
+    assert emit() is None
     assert takers(store, link) == []
 
 
 @pytest.mark.parametrize(("first", "waits_for", "is_left"), [("k", "k", True), ("j", "k", False), ("j", None, True)])
 def test_an_event_that_may_come_before_it_is_answered_first(
-    store: Store, link: Link, first: str, waits_for: str | None, is_left: bool
+    store: Store, link: Link, emit: Callable[..., Due | None], first: str, waits_for: str | None, is_left: bool
 ) -> None:
     waiting(store, key=waits_for)
     emitted(store, link, "e0", key=first)
-    emitted(store, link)
 
-    assert (answer(store, link) is None) == is_left
+    assert (emit() is None) == is_left
 
     store.dispatched(link, "e0", None)
     assert (answer(store, link) is None) != is_left
 
 
 @pytest.mark.parametrize("status", ["running", "paused", "cancelled"])
-def test_a_run_that_does_not_sleep_is_left_alone(store: Store, link: Link, status: str) -> None:
+def test_a_run_that_does_not_sleep_is_left_alone(
+    store: Store, link: Link, emit: Callable[..., Due | None], status: str
+) -> None:
     waiting(store, key="k")
     put(store, link, status=status)
-    emitted(store, link)
 
-    assert answer(store, link) is None
+    assert emit() is None
 
     assert takers(store, link) == []
     assert step_rows(store, link)["paid"]["status"] == "waiting"
+
+
+def test_an_event_that_is_there_is_not_emitted_again(store: Store, link: Link) -> None:
+    waiting(store, key="k")
+    emitted(store, link)
+    event = new_event("e1", "paid", 7, "k", max_payload=1000)
+    assert store.emit_looking(link, event, SECOND) == Emitted(False)
+    with pytest.raises(EventConflict, match="'e1' was emitted before with another key or payload"):
+        store.emit_looking(link, new_event("e1", "paid", 8, "k", max_payload=1000), SECOND)
 
 
 def test_nobody_is_waited_for_who_has_the_run(store: Store, link: Link) -> None:

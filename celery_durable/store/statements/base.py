@@ -46,6 +46,17 @@ class StatementGroup:
             return inserted.prefix_with("IGNORE")
         return inserted.on_conflict_do_nothing(index_elements=key)
 
+    def _emitting(self) -> Any:
+        """Record an event, unless one of its id is there."""
+        event, now = self._tables.event, self._dialect.now()
+        given: dict[str, Any] = {
+            name: bindparam(name, type_=event.c[name].type)
+            for name in ("id", "name", "key", "payload", "content_hash", "emitted_by")
+        }
+        return self._insert_or_ignore(event, event.c.id).values(
+            **given, emitted_at=now, due_at=now + bindparam("due_in", type_=BigInteger), sends=literal(0)
+        )
+
     def _fenced_run(self, **values: Any) -> Any:
         run = self._tables.run
         return (

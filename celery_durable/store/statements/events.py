@@ -73,13 +73,8 @@ class EventStatements(StatementGroup):
         self._log()
 
     def _emit(self) -> None:
-        event, now = self._tables.event, self._dialect.now()
-        given: dict[str, Any] = {
-            name: bindparam(name) for name in ("id", "name", "key", "payload", "content_hash", "emitted_by")
-        }
-        self.emit: Executable = self._insert_or_ignore(event, event.c.id).values(
-            **given, emitted_at=now, due_at=now + bindparam("due_in", type_=BigInteger), sends=literal(0)
-        )
+        event = self._tables.event
+        self.emit: Executable = self._emitting()
         emitted: Select[Any] = select(event.c.name, event.c.content_hash).where(event.c.id == bindparam("at_id"))
         # A transaction of the caller's on MySQL may have a snapshot that is older than the event.
         self.emitted: Executable = emitted.with_for_update(read=True) if self._dialect.name == "mysql" else emitted

@@ -11,7 +11,9 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
+    FromClause,
     Select,
     and_,
     bindparam,
@@ -44,24 +46,36 @@ class LoneStatements(StatementGroup):
     def _lone_waits(self) -> None:
         """An event, the first two of the waits that it might answer, and whether others come before it there."""
         event, wait = self._tables.event, self._tables.wait
-        before = event.alias("before")
-        earlier: Select[Any] = select(literal(1)).where(
-            before.c.name == bindparam("at_name"), before.c.due_at.is_not(None), before.c.seq < event.c.seq
+        of_event = [event.c[name] for name in OF_EVENT]
+        at_event = event.c.id == bindparam("at_id")
+        self.lone_by_name: Executable = self._with_waits(event, *of_event, wait.c.match).where(at_event)
+        self.lone_by_key: Executable = self._with_waits(event, *of_event, wait.c.match, by_key=True).where(at_event)
+        # The same of an event that this very statement records: who emits one that nobody waits for pays nothing for
+        # the look. What may not be readable here is not read: it would be an error of something that was done.
+        self.emit_by_name: Executable | None = None
+        self.emit_by_key: Executable | None = None
+        if self._dialect.writes_in_cte:
+            emitted = self._emitting().returning(event.c.seq, event.c.emitted_at).cte("emitted")
+            found = (emitted.c.seq, emitted.c.emitted_at, wait.c.match.is_not(None).label("asks"))
+            self.emit_by_name = self._with_waits(emitted, *found)
+            self.emit_by_key = self._with_waits(emitted, *found, by_key=True)
+
+    def _with_waits(self, emitted: FromClause, *columns: ColumnElement[Any], by_key: bool = False) -> Select[Any]:
+        wait, before = self._tables.wait, self._tables.event.alias("before")
+        earlier = select(literal(1)).where(
+            before.c.name == bindparam("at_name"), before.c.due_at.is_not(None), before.c.seq < emitted.c.seq
         )
-        of_wait = (wait.c.run_id, wait.c.step_id, wait.c.match)
-        look = (
-            select(*(event.c[name] for name in OF_EVENT), *of_wait)
-            .where(event.c.id == bindparam("at_id"), wait.c.since <= event.c.emitted_at)
+        wanted = keyless = and_(wait.c.name == bindparam("at_name"), wait.c.key.is_(None))
+        is_late: Any = exists(earlier.correlate(emitted))
+        if by_key:
+            # The name twice: SQLite would read all waits of that name otherwise.
+            wanted = or_(and_(wait.c.name == bindparam("at_name"), wait.c.key == bindparam("at_key")), keyless)
+            of_key = exists(earlier.where(before.c.key == bindparam("at_key")).correlate(emitted))
+            is_late = case((wait.c.key.is_(None), is_late), else_=of_key)
+        return (
+            select(wait.c.run_id, wait.c.step_id, is_late.label("is_late"), *columns)
+            .join_from(emitted, wait, and_(wanted, wait.c.since <= emitted.c.emitted_at), isouter=True)
             .limit(2)
-        )
-        of_any = exists(earlier.correlate(event))
-        of_key = exists(earlier.where(before.c.key == bindparam("at_key")).correlate(event))
-        keyless = and_(wait.c.name == bindparam("at_name"), wait.c.key.is_(None))
-        # The name twice: SQLite would read all waits of that name otherwise.
-        keyed = and_(wait.c.name == bindparam("at_name"), wait.c.key == bindparam("at_key"))
-        self.lone_by_name: Executable = look.where(keyless).add_columns(of_any.label("is_late"))
-        self.lone_by_key: Executable = look.where(or_(keyed, keyless)).add_columns(
-            case((wait.c.key.is_(None), of_any), else_=of_key).label("is_late")
         )
 
     def _answer_lone(self) -> None:
