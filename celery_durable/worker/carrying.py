@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..core.codec import read_json
 
-__all__ = ["Carrier", "attached", "collected", "register", "unregister"]
+__all__ = ["Carrier", "attached", "can_attach", "collected", "register", "unregister"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -55,6 +55,11 @@ def collected() -> dict[str, dict[str, str]]:
 def _carried_by(kept: str) -> dict[str, Any]:
     carried = read_json(kept, dict).get("carried")
     return carried if isinstance(carried, dict) else {}
+
+
+def can_attach(kept: str) -> bool:
+    """Whether this process knows all that carries something for the run that this was kept with."""
+    return _carriers.keys() >= _carried_by(kept).keys()
 
 
 @contextmanager

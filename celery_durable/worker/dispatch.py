@@ -21,7 +21,8 @@ from ..engine.passing import GRACE
 from ..errors import ConfigurationError, DamagedRecord
 from ..store.link import Link
 from ..store.lone import Emitted
-from ..store.records import StoredEvent
+from ..store.records import Due, StoredEvent
+from .carrying import can_attach
 from .message import outside_any_request, send
 from .runtime import runtime_of
 from .sending import Sender
@@ -52,30 +53,37 @@ _LONGEST_PAUSE = 32
 _MOST_SENDS = 12
 """How often an event is dispatched again that could not start a run: for an hour, in which a fixed deploy may come."""
 
-event_emitted = Signal(name="event_emitted", providing_args={"event_id", "name", "key"})
+_WAKE_HEADER = "durable_wake"
+"""The header of a dispatch that names a run which it is to send."""
+
+event_emitted = Signal(name="event_emitted", providing_args={"event_id", "name", "key", "wake"})
 """Sent in the emitting process once an event is recorded; the sender is the app."""
 
 
 def announce(app: Celery, event_id: str, name: str, key: str | None) -> None:
     """An event is recorded and committed: wake the run that alone waits for it, and tell whoever listens."""
+    wake = None
     try:
         with runtime_of(app).store.link() as link:
-            answer_lone(app, link, event_id, name, key)
+            wake = answer_lone(app, link, event_id, name, key)
     except Exception as error:
         _leave(event_id, error)
-    tell(app, event_id, name, key)
+    tell(app, event_id, name, key, wake)
 
 
-def tell(app: Celery, event_id: str, name: str, key: str | None) -> None:
-    """Tell whoever listens of an event."""
-    event_emitted.send(sender=app, event_id=event_id, name=name, key=key)
+def tell(app: Celery, event_id: str, name: str, key: str | None, wake: str | None = None) -> None:
+    """Tell whoever listens of an event. ``wake``: a run that it has woken, and that its dispatch is to send."""
+    event_emitted.send(sender=app, event_id=event_id, name=name, key=key, wake=wake)
 
 
 def answer_lone(
     app: Celery, link: Link, event_id: str, name: str, key: str | None, emitted: Emitted | None = None
-) -> None:
+) -> str | None:
     """Answer the wait that an event finds alone, and send its run, which goes on a message sooner than by the dispatch.
-    That comes as well: it finds nothing to answer then, and does what else the event does."""
+    That comes as well: it finds nothing to answer then, and does what else the event does.
+
+    The run, if it is the dispatch that has to send it: one with a trace that this process can't carry on.
+    """
     store, run = runtime_of(app).store, None
     try:
         if emitted is not None and emitted.has_looked:
@@ -84,10 +92,17 @@ def answer_lone(
             wait = store.lone_wait(link, event_id, name, key)
         if wait is not None:
             run = store.answer_lone(link, wait, encode(event_of(wait.event)), EVENT_GRACE)
+        if run is not None and not can_attach(run.message):
+            return run.fence.run_id
     except Exception as error:
         _leave(event_id, error)
-    if run is None:
-        return
+    if run is not None:
+        _send(app, run)
+    return None
+
+
+def _send(app: Celery, run: Due) -> None:
+    """Send a run that was answered by an emit."""
     try:
         send(
             app,
@@ -100,24 +115,38 @@ def answer_lone(
         )
     except Exception as error:
         logger.warning(
-            "run %s: event %s has woken it, and its message could not be sent (%s: %s); a worker sees to it",
+            "run %s: an event has woken it, and its message could not be sent (%s: %s); a worker sees to it",
             run.fence.run_id,
-            event_id,
             type(error).__name__,
             error,
         )
+
+
+def _send_woken(app: Celery, run_id: str) -> None:
+    """Send a run that was answered by an emit, unless somebody has taken it."""
+    store = runtime_of(app).store
+    with store.link() as link:
+        for run in store.to_send(link, [run_id]):
+            _send(app, run)
 
 
 def _leave(event_id: str, error: Exception) -> None:
     logger.info("event %s is left to its dispatch (%s: %s)", event_id, type(error).__name__, error)
 
 
-def queue_dispatch(sender: Any = None, event_id: str = "", countdown: float | None = None, **_: Any) -> None:
+def queue_dispatch(
+    sender: Any = None, event_id: str = "", countdown: float | None = None, wake: str | None = None, **_: Any
+) -> None:
     """The receiver of :data:`event_emitted`."""
+    headers = None if wake is None else {_WAKE_HEADER: wake}
     try:
         with outside_any_request(sender):
             sender.tasks[DISPATCH].apply_async(
-                (event_id,), queue=runtime_of(sender).settings.queue, countdown=countdown, add_to_parent=False
+                (event_id,),
+                queue=runtime_of(sender).settings.queue,
+                countdown=countdown,
+                headers=headers,
+                add_to_parent=False,
             )
     except Exception as error:
         logger.warning(
@@ -138,6 +167,9 @@ def register_dispatch(app: Celery) -> None:
     """Give an app the task. Not by ``app.tasks``, which would finalize an app that is not complete yet."""
 
     def run(task: Any, event_id: str) -> None:
+        wake = (task.request.headers or {}).get(_WAKE_HEADER) or getattr(task.request, _WAKE_HEADER, None)
+        if wake is not None:
+            _send_woken(task.app, wake)
         dispatch(task.app, event_id)
 
     app.task(

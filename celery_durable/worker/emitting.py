@@ -72,9 +72,9 @@ def emit_by(
     event = new_event(new_id, name, payload, key, max_payload=runtime.settings.max_payload)
     deed = None if deed is None else replace(deed, details=encode({"event": new_id}))
     if session is None:
-        emitted = _record(app, runtime, event, deed)
+        emitted, wake = _record(app, runtime, event, deed)
         if emitted:
-            tell(app, new_id, name, key)
+            tell(app, new_id, name, key, wake)
     else:
         from .joining import join  # SQLAlchemy's sessions: whoever gives one has imported them
 
@@ -88,13 +88,14 @@ def emit_by(
     return EventReceipt(id=new_id, duplicate=not emitted)
 
 
-def _record(app: Celery, runtime: Runtime, event: NewEvent, deed: Deed | None) -> bool:
+def _record(app: Celery, runtime: Runtime, event: NewEvent, deed: Deed | None) -> tuple[bool, str | None]:
+    """Whether it was not recorded before, and the run that its dispatch is to send."""
     try:
         with runtime.store.link() as link:
             emitted = runtime.store.emit_looking(link, event, EVENT_GRACE, deed)
-            if emitted.is_new:
-                answer_lone(app, link, event.id, event.name, event.key, emitted)
-            return emitted.is_new
+            if not emitted.is_new:
+                return False, None
+            return True, answer_lone(app, link, event.id, event.name, event.key, emitted)
     except DBAPIError as error:
         add_note(
             error,

@@ -59,7 +59,7 @@ def test_pages_that_have_not_changed_are_not_sent_again(client: Client) -> None:
 def test_an_event_that_nobody_has_looked_at_yet_says_so(make: Callable[..., Celery]) -> None:
     app = make()  # no worker: nothing is dispatched
     client = Client(Console(app, identify=lambda request: "ada"))
-    Durable(app).emit("order.approved", None, key="o-36", event_id="fresh")
+    Durable(app).emit("order.approved", None, key="o-404", event_id="fresh")
     assert "not dispatched yet" in text_of(client.get("/events"))
     assert "no worker has taken it" in text_of(client.get("/event/fresh"))
 

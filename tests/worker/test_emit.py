@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -31,6 +32,7 @@ from celery_durable.core.codec import encode
 from celery_durable.core.ids import fingerprint
 from celery_durable.engine.executor import Finished
 from celery_durable.store.records import NewRun
+from celery_durable.worker import carrying
 from celery_durable.worker.dispatch import DISPATCH, dispatch, event_emitted
 from celery_durable.worker.emitting import emit_by
 from celery_durable.worker.message import keep
@@ -152,6 +154,34 @@ def test_the_run_that_alone_waits_for_an_event_is_sent_before_the_dispatch(desk:
     assert dispatched.headers["task"] == DISPATCH
     assert desk.durable.event(receipt.id).woke == ("r1",)
     assert driver.one_pass() == Finished(9)
+
+
+class Bag:
+    """A carrier, of a trace say."""
+
+    def collect(self) -> dict[str, str]:
+        return {"trace": "of the start"}
+
+    def attach(self, carried: dict[str, str]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def test_a_run_with_a_trace_that_is_unknown_here_is_sent_by_the_dispatch(app: Celery, desk: Desk) -> None:
+    """Else its next pass would begin a trace of its own."""
+    carrying.register("bag", Bag())
+    try:
+        waiting(desk)
+    finally:
+        carrying.unregister("bag")
+    receipt = desk.durable.emit("order.paid", 9, key="k")
+
+    (dispatched,) = desk.messages()
+    assert (dispatched.headers["task"], dispatched.headers["durable_wake"]) == (DISPATCH, "r1")
+    assert desk.durable.event(receipt.id).woke == ("r1",)
+
+    app.tasks[DISPATCH].apply((receipt.id,), headers={"durable_wake": "r1"})
+    (resumed,) = desk.messages()
+    assert resumed.headers["id"] == "r1"
 
 
 def test_a_run_whose_message_can_not_be_sent_is_due(
