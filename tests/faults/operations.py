@@ -12,6 +12,7 @@ from typing import Any
 from celery_durable.core.duration import SECOND
 from celery_durable.engine.events import new_event
 from celery_durable.store.lines import Line
+from celery_durable.store.lone import LoneWait
 from celery_durable.store.records import Changes, LogLine, NewTurn, Parent
 from celery_durable.store.sharing import StateChange
 from tests.store.calling import PARKING, a_call, a_wait, together
@@ -308,6 +309,17 @@ def _waiting(scene: Scene) -> Any:
 def deliver(scene: Scene) -> Any:
     event = scene.given
     return scene.store.deliver(scene.link, event, scene.message(event), [(scene.name + "r", "w")], SECOND)
+
+
+def _waiting_alone(scene: Scene) -> Any:
+    event = _waiting(scene)
+    return LoneWait(event, scene.name + "r", "w")
+
+
+@operation("emit: answer the wait", _waiting_alone, told_less=True)
+def answer_lone(scene: Scene) -> Any:
+    wait = scene.given
+    return scene.store.answer_lone(scene.link, wait, scene.message(wait.event), SECOND)
 
 
 @operation("dispatch: done", Scene.emitted)
