@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.utils.dispatch import Signal
@@ -20,13 +20,15 @@ from ..engine.events import EVENT_GRACE, event_of
 from ..engine.passing import GRACE
 from ..errors import ConfigurationError, DamagedRecord
 from ..store.link import Link
-from ..store.lone import Emitted
 from ..store.records import Due, StoredEvent
 from .carrying import can_attach
 from .message import outside_any_request, send
 from .runtime import runtime_of
 from .sending import Sender
 from .triggers import start_triggered
+
+if TYPE_CHECKING:
+    from ..store.lone import Emitted
 
 __all__ = [
     "DISPATCH",
