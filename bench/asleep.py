@@ -1,4 +1,4 @@
-"""How late a run wakes from a short sleep, where nothing else is to do."""
+"""How late a run wakes from a short sleep, where nothing else is to do, and while many others sleep for long."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import time
 import uuid
 from typing import Any
 
-from bench.fleet import fleet
+from bench.fleet import Fleet, fleet
 from bench.load_app import app, asleep
+from bench.parking import HOUR, park_asleep
 from bench.private import DATABASES
 from bench.watching import processor_use
 from bench.workers import BROKERS, answers, percentile, until
 from celery_durable import Durable
 
 SLEEPS = int(os.environ.get("BENCH_RUNS", "200"))
+OTHERS = int(os.environ.get("BENCH_ASLEEP", "100000"))
 SECONDS = 2.0
 PAUSE = 0.1
 """Seconds between two starts: low load."""
@@ -30,23 +32,32 @@ def main() -> None:
 
 
 def measure(database: str, broker: str, settings: dict[str, Any]) -> None:
-    with fleet(database, **settings) as made, made.workers(1, 2):
+    for others in (0, OTHERS):
+        with fleet(database, **settings) as made:
+            if others:
+                park_asleep(made, others, apart=HOUR)
+            late = all_late(made)
+            if settings:
+                with app.connection_for_write() as connection:
+                    connection.default_channel.queue_delete(settings["task_default_queue"])
+        print(
+            f"  {database:<11} {broker:<15} {f'beside {others:,}':<14} p50 {percentile(late, 0.5):6.1f}   "
+            f"p90 {percentile(late, 0.9):6.1f}   p99 {percentile(late, 0.99):6.1f}   ({processor_use()})",
+            flush=True,
+        )
+
+
+def all_late(fleet: Fleet) -> list[float]:
+    """How late each of the sleeps ended."""
+    with fleet.workers(1, 2):
         asleep.delay(0.1)  # connects, and is not measured
-        until(lambda: made.count("completed") == 1)
+        until(lambda: fleet.count("completed") == 1)
         runs = []
         for _ in range(SLEEPS):
             runs.append(asleep.delay(SECONDS).id)
             time.sleep(PAUSE)
-        until(lambda: made.count("completed") == SLEEPS + 1)
-        late = [lateness(Durable(app), run) for run in runs]
-        if settings:
-            with app.connection_for_write() as connection:
-                connection.default_channel.queue_delete(settings["task_default_queue"])
-    print(
-        f"  {database:<11} {broker:<15} p50 {percentile(late, 0.5):6.1f}   p90 {percentile(late, 0.9):6.1f}   "
-        f"p99 {percentile(late, 0.99):6.1f}   ({processor_use()})",
-        flush=True,
-    )
+        until(lambda: fleet.count("completed") == SLEEPS + 1)
+        return [lateness(Durable(app), run) for run in runs]
 
 
 def lateness(durable: Durable, run_id: str, seconds: float = SECONDS) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Any
 
 from celery.result import AsyncResult
 
@@ -53,19 +52,18 @@ class Waiters:
 
 def relayed(messages: int, pause: float) -> list[float]:
     """The same of an ordinary task that sends another one: the two messages that an event takes, and nothing else."""
-    backend = app._get_backend()  # the one before may have had no results
-    _relay(20, pause, backend)  # each process connects, and is not measured
-    return _relay(messages, pause, backend)
+    _relay(20, pause)  # each process connects, and is not measured
+    return _relay(messages, pause)
 
 
-def _relay(messages: int, pause: float, backend: Any) -> list[float]:
+def _relay(messages: int, pause: float) -> list[float]:
     sent = {}
     for _ in range(messages):
         task_id = uuid.uuid4().hex
         sent[task_id] = time.time()
         relay.delay(task_id)
         time.sleep(pause)
-    results = {task_id: AsyncResult(task_id, backend=backend, app=app) for task_id in sent}
+    results = {task_id: AsyncResult(task_id, app=app) for task_id in sent}
     return [(results[task_id].get(timeout=60) - at) * 1000 for task_id, at in sent.items()]
 
 

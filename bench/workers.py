@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ def workers(
     """A worker of so many processes, and in this one the app by which runs are started and events emitted."""
     app.conf.update(config)
     _runtimes.clear()  # this process has had other settings
+    app._backend_cache, app._local = None, threading.local()
     command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "WARNING", "-c", str(concurrency)]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     environment = os.environ | {VARIABLE: json.dumps(config)}
