@@ -262,7 +262,8 @@ class MysqlDatabases(SqlNamespaces):
 
     def _url(self, name: str) -> URL:
         # Reading the certificates of this machine takes 50 ms of each connection: the server is a local one.
-        return self.server.set(database=name).update_query_dict({"ssl_disabled": "true"})
+        url = self.server.set(database=name)
+        return url.update_query_dict({"ssl_disabled": "true"}) if url.get_driver_name() == "pymysql" else url
 
 
 # -- Redis
