@@ -20,9 +20,9 @@ from sqlalchemy import func, select
 from bench.load_app import DROPPED, VARIABLE, app
 from bench.private import DATABASES, redis
 from bench.watching import DatabaseWatch
-from bench.workers import until
+from bench.workers import configure, until
 from celery_durable.store.store import Store
-from celery_durable.worker.runtime import _runtimes, runtime_of
+from celery_durable.worker.runtime import runtime_of
 
 __all__ = ["Fleet", "fleet"]
 
@@ -126,8 +126,7 @@ def fleet(database: str, **settings: Any) -> Iterator[Fleet]:
         config = {
             "broker_url": broker, "durable_database_url": url, "task_default_queue": QUEUE, **settings,
         }  # fmt: skip
-        app.conf.update(config)
-        _runtimes.clear()  # this process has had other settings
+        configure(app, config)
         watch = servers.enter_context(DatabaseWatch(database, url, log))
         made = Fleet(database, config, watch, folder)
         made.store.migrate()

@@ -53,14 +53,19 @@ def settings_for(store: Store, broker: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def configure(app: Celery, config: dict[str, Any]) -> None:
+    """Give the app of this process other settings, and have it forget what it has made by those before."""
+    app.conf.update(config)
+    _runtimes.clear()
+    app._backend_cache, app._local = None, threading.local()
+
+
 @contextmanager
 def workers(
     app: Celery, module: str, config: dict[str, Any], concurrency: int = 1
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of so many processes, and in this one the app by which runs are started and events emitted."""
-    app.conf.update(config)
-    _runtimes.clear()  # this process has had other settings
-    app._backend_cache, app._local = None, threading.local()
+    configure(app, config)
     command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "WARNING", "-c", str(concurrency)]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     environment = os.environ | {VARIABLE: json.dumps(config)}
