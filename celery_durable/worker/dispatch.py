@@ -22,7 +22,7 @@ from ..errors import ConfigurationError, DamagedRecord
 from ..store.link import Link
 from ..store.records import Due, StoredEvent
 from .carrying import can_attach
-from .message import outside_any_request, send
+from .message import header_of, outside_any_request, send
 from .runtime import runtime_of
 from .sending import Sender
 from .triggers import start_triggered
@@ -169,7 +169,7 @@ def register_dispatch(app: Celery) -> None:
     """Give an app the task. Not by ``app.tasks``, which would finalize an app that is not complete yet."""
 
     def run(task: Any, event_id: str) -> None:
-        wake = (task.request.headers or {}).get(_WAKE_HEADER) or getattr(task.request, _WAKE_HEADER, None)
+        wake = header_of(task.request, _WAKE_HEADER)
         if wake is not None:
             _send_woken(task.app, wake)
         dispatch(task.app, event_id)

@@ -32,6 +32,7 @@ from .schedules import SCHEDULE_HEADER
 __all__ = [
     "PASS_HEADER",
     "from_request",
+    "header_of",
     "ignores_result",
     "keep",
     "message_form",
@@ -141,6 +142,12 @@ def from_request(task: PlainTask, request: Any) -> dict[str, Any]:
     if not options.get("headers"):
         options.pop("headers", None)
     return options
+
+
+def header_of(request: Any, name: str) -> Any:
+    """A header of ours that a message came with: Celery has it among the request's headers, or as its attribute."""
+    found = (request.headers or {}).get(name)
+    return getattr(request, name, None) if found is None else found
 
 
 def _absolute(app: Celery, expires: Any) -> str:

@@ -27,7 +27,7 @@ from ..store.records import Aftermath, Claim, Deed, NewRun, NotClaimed, Outcome
 from .calling import target_of
 from .dispatch import announce
 from .eager import execute_eagerly
-from .message import PASS_HEADER, from_request, keep, message_form, outside_any_request, send
+from .message import PASS_HEADER, from_request, header_of, keep, message_form, outside_any_request, send
 from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
@@ -168,7 +168,7 @@ def _claim(task: DurableTask, request: Any, runtime: Runtime, link: Link) -> Cla
         line=line, patience=patience,
     )  # fmt: skip
     if isinstance(found, NotClaimed) and found.status is None:
-        if PASS_HEADER in (request.headers or {}) or getattr(request, PASS_HEADER, None) is not None:
+        if header_of(request, PASS_HEADER) is not None:
             # Sent for a run that was recorded: taken back with the caller's transaction, or pruned since.
             logger.warning("run %s of %s is not in the database: its message is dropped", request.id, task.name)
             raise Dropped("there is no such run")
