@@ -23,14 +23,24 @@ from ..core.ids import fingerprint
 from ..core.match import check_event_key, check_event_name, check_match
 from ..core.replay import Park, Replay
 from ..errors import EventTimeout, RunCancelled
-from ..store.records import NewEvent, NewWait, StepWrite, StoredEvent
+from ..store.records import AnswerText, NewEvent, NewWait, StepWrite, StoredEvent
 from .branch import DONE, Act, Branch, Opening, State, Waiting
 from .passing import Pass
 
 if TYPE_CHECKING:
     from ..model import Event
 
-__all__ = ["EVENT_GRACE", "Emit", "EventWait", "OnTimeout", "Wait", "WaitOptions", "event_of", "new_event"]
+__all__ = [
+    "EVENT_GRACE",
+    "Emit",
+    "EventWait",
+    "OnTimeout",
+    "Wait",
+    "WaitOptions",
+    "answer_text",
+    "event_of",
+    "new_event",
+]
 
 OnTimeout = Literal["none", "fail", "cancel"]
 
@@ -70,6 +80,14 @@ def event_of(stored: StoredEvent) -> Event:
         payload=decode(stored.payload),
         emitted_at=as_datetime(stored.emitted_at),
     )
+
+
+def answer_text(event: NewEvent) -> AnswerText:
+    """An event that is not recorded yet as a wait's answer, without its payload and its time."""
+    text = encode(event_of(StoredEvent(0, event.id, event.name, event.key, "null", 0, 0, None)))
+    before, _, rest = text.rpartition("null")
+    between, _, after = rest.partition(as_datetime(0).isoformat())
+    return AnswerText(before, between, after)
 
 
 # ------------------------------------------------------------------------- emit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ..core.match import matches
 from .dialects import skips_locked
 from .events import Events
 from .link import Link
-from .records import Deed, Due, NewEvent, StoredEvent
+from .records import AnswerText, Deed, Due, NewEvent, StoredEvent
 from .upkeep import due_of
 
 __all__ = ["Emitted", "Lone", "LoneWait"]
@@ -33,21 +34,30 @@ class Emitted(NamedTuple):
     is_new: bool
     """It was not recorded before."""
     has_looked: bool = False
-    wait: LoneWait | None = None
-    """The wait that it answers, where that was looked for."""
+    """Whether a wait was looked for that it answers."""
+    woken: Due | None = None
+    """The run whose wait it has answered, whose message is now to be sent."""
 
 
 class Lone(Events):
     """What is done by whoever emits an event, who waits for nobody."""
 
-    def emit_looking(self, link: Link, event: NewEvent, due_in: int, deed: Deed | None = None) -> Emitted:
-        """Record an event, as :meth:`emit` does. Where an INSERT can stand in a WITH, the same statement looks for the
-        wait that it answers."""
+    def emit_answering(
+        self,
+        link: Link,
+        event: NewEvent,
+        answer_text: Callable[[NewEvent], AnswerText],
+        due_in: int,
+        deed: Deed | None = None,
+    ) -> Emitted:
+        """Record an event, as :meth:`emit` does. Where an INSERT can stand in a WITH, the same statement answers the
+        wait that the event finds alone, as :meth:`answer_lone` does."""
         by_name, by_key = self.statements.emit_by_name, self.statements.emit_by_key
         statement = by_name if event.key is None else by_key
         if statement is None or deed is not None:
             return Emitted(self.emit(link, event, due_in, deed=deed))
-        values = vars(event) | {"due_in": due_in, "at_name": event.name}
+        answer, values = answer_text(event), vars(event) | {"due_in": due_in, "at_name": event.name}
+        values |= {"answer_before": answer.before, "answer_between": answer.between, "answer_after": answer.after}
         if event.key is not None:
             values["at_key"] = event.key
         tries = 0
@@ -59,13 +69,10 @@ class Lone(Events):
             if not rows:
                 self._check_same(self._on(connection).execute, event)
                 return Emitted(tries > 1)
-            first = rows[0]
-            if first.asks and len(rows) == 1:
-                return Emitted(True)
-            if len(rows) > 1 or first.run_id is None or first.is_late:
-                return Emitted(True, True)
-            stored = StoredEvent(first.seq, event.id, event.name, event.key, event.payload, first.emitted_at, 0, None)
-            return Emitted(True, True, LoneWait(stored, first.run_id, first.step_id))
+            found = rows[0]
+            if found.id is not None:
+                return Emitted(True, True, due_of(found, found.arguments, found.message))
+            return Emitted(True, len(rows) > 1 or not found.asks)
 
         return link.run(write)
 

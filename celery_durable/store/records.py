@@ -10,6 +10,7 @@ from ..core.replay import Record
 
 __all__ = [
     "DAMAGED",
+    "AnswerText",
     "Aftermath",
     "Changes",
     "Claim",
@@ -201,6 +202,16 @@ class StoredEvent(NamedTuple):
     emitted_at: int
     sends: int
     dispatched_at: int | None
+
+
+class AnswerText(NamedTuple):
+    """What an event has around it in the record of the wait that it answers, where the database puts that together."""
+
+    before: str
+    """What comes before its payload."""
+    between: str
+    """What comes between that and its time."""
+    after: str
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,11 @@ def answer_lone(
     store, run = runtime_of(app).store, None
     try:
         if emitted is not None and emitted.has_looked:
-            wait = emitted.wait
+            run = emitted.woken
         else:
             wait = store.lone_wait(link, event_id, name, key)
-        if wait is not None:
-            run = store.answer_lone(link, wait, encode(event_of(wait.event)), EVENT_GRACE)
+            if wait is not None:
+                run = store.answer_lone(link, wait, encode(event_of(wait.event)), EVENT_GRACE)
         if run is not None and not can_attach(run.message):
             return run.fence.run_id
     except Exception as error:

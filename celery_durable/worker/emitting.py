@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from ..core.codec import encode
 from ..core.match import check_event_id
 from ..engine.current import current_pass, current_step
-from ..engine.events import EVENT_GRACE, new_event
+from ..engine.events import EVENT_GRACE, answer_text, new_event
 from ..engine.where import caller
 from ..errors import DurableError, add_note
 from ..store.records import Deed, NewEvent
@@ -92,7 +92,7 @@ def _record(app: Celery, runtime: Runtime, event: NewEvent, deed: Deed | None) -
     """Whether it was not recorded before, and the run that its dispatch is to send."""
     try:
         with runtime.store.link() as link:
-            emitted = runtime.store.emit_looking(link, event, EVENT_GRACE, deed)
+            emitted = runtime.store.emit_answering(link, event, answer_text, EVENT_GRACE, deed)
             if not emitted.is_new:
                 return False, None
             return True, answer_lone(app, link, event.id, event.name, event.key, emitted)

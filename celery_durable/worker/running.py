@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.einfo import ExceptionInfo
@@ -120,6 +121,7 @@ def _one_pass(task: DurableTask, request: Any, runtime: Runtime) -> Ended:
         early = (claimed.wake_at or 0) - claimed.now
         if early > 0:
             time.sleep(early / SECOND)
+            claimed = replace(claimed, now=claimed.now + early)
         runtime.keeper.hold(claimed.fence)
         try:
             return _pass(task, request, runtime, link, claimed)
@@ -312,7 +314,9 @@ class MessageDispatcher:
         self._claim = claim
 
     def may_send_ahead(self, delay: int) -> bool:
-        return not self._request.is_eager and self._runtime.etas.take(delay)
+        if self._request.is_eager:
+            return False
+        return delay <= self._runtime.waits_in_place or self._runtime.etas.take(delay)
 
     def wake(self, delay: int) -> None:
         try:
@@ -324,7 +328,7 @@ class MessageDispatcher:
                 kept=self._claim.message,
                 passes=self._claim.passes,
                 retries=self._claim.retries,
-                delay=delay,
+                delay=delay if delay > self._runtime.waits_in_place else 0,
             )
         except Exception as error:
             logger.warning(

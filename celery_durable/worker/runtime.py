@@ -48,6 +48,10 @@ class Runtime:
     """The settings, the store and the keeper of one app. Made at the first use, as late as possible:
     an app may be configured long after its tasks are declared."""
 
+    waits_in_place = 5_000
+    """Microseconds before its time up to which a wake-up is sent without an ETA. Celery's timer takes as long, and who
+    takes the run waits for what is left of them."""
+
     def __init__(self, settings: Settings, store: Store, new_pass: Callable[..., Pass] = Pass) -> None:
         self.new_pass = new_pass
         self.settings = settings

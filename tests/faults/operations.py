@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_durable.core.duration import SECOND
-from celery_durable.engine.events import new_event
+from celery_durable.engine.events import answer_text, new_event
 from celery_durable.store.lines import Line
 from celery_durable.store.lone import LoneWait
 from celery_durable.store.records import Changes, LogLine, NewTurn, Parent
@@ -314,6 +314,17 @@ def deliver(scene: Scene) -> Any:
 def _waiting_alone(scene: Scene) -> Any:
     event = _waiting(scene)
     return LoneWait(event, scene.name + "r", "w")
+
+
+def _suspended_waiting(scene: Scene) -> Any:
+    scene.given = scene.taken()
+    suspend_waiting(scene)
+    return new_event(scene.name + "e", scene.name + "paid", 7, "k", max_payload=1000)
+
+
+@operation("emit, and answer the wait", _suspended_waiting, told_less=True)
+def emit_answering(scene: Scene) -> Any:
+    return scene.store.emit_answering(scene.link, scene.given, answer_text, SECOND)
 
 
 @operation("emit: answer the wait", _waiting_alone, told_less=True)

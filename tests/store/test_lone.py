@@ -5,24 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import BigInteger, literal, select, update
 
 from celery_durable import step
 from celery_durable.core.codec import encode
-from celery_durable.core.duration import SECOND
-from celery_durable.engine.events import event_of, new_event
+from celery_durable.core.duration import SECOND, as_datetime
+from celery_durable.engine.events import answer_text, event_of, new_event
 from celery_durable.engine.executor import Finished
 from celery_durable.errors import EventConflict
 from celery_durable.store.link import Link
 from celery_durable.store.lone import Emitted, LoneWait
 from celery_durable.store.records import Due
+from celery_durable.store.statements.lone import iso
 from celery_durable.store.store import Store
 from tests.engine.driving import Driver
 
 from .making import put, run_row, step_rows
+
+
+class Backwards:
+    """A codec."""
+
+    def encode(self, data: bytes) -> bytes:
+        return data[::-1]
+
+    decode = encode
+
 
 ROUNDS = 150
 """Waits that several go for at once, for each database."""
@@ -41,21 +53,21 @@ def emitted(store: Store, link: Link, event_id: str = "e1", payload: Any = 7, ke
     assert store.emit(link, new_event(event_id, "paid", payload, key, max_payload=1000), SECOND)
 
 
-@pytest.fixture(params=["emit_looking", "emit, and look"])
+@pytest.fixture(params=["emit_answering", "emit, and answer"])
 def emit(request: pytest.FixtureRequest, store: Store, link: Link) -> Callable[..., Due | None]:
     """Emit an event and answer the wait for it, by one statement where there is one, or one after the other."""
 
     def emit_and_answer(event_id: str = "e1", payload: Any = 7, key: str | None = "k") -> Due | None:
         event = new_event(event_id, "paid", payload, key, max_payload=1000)
-        if request.param == "emit_looking":
-            found = store.emit_looking(link, event, SECOND)
+        if request.param == "emit_answering":
+            found = store.emit_answering(link, event, answer_text, SECOND)
             assert found.is_new
-            assert not found.has_looked or store.dialect.writes_in_cte
+            if found.has_looked:
+                assert store.dialect.writes_in_cte
+                return found.woken
         else:
             assert store.emit(link, event, SECOND)
-            found = Emitted(True)
-        wait = found.wait if found.has_looked else store.lone_wait(link, event_id, "paid", key)
-        return None if wait is None else answer_to(store, link, wait)
+        return answer(store, link, event_id, key)
 
     return emit_and_answer
 
@@ -67,6 +79,14 @@ def answer(store: Store, link: Link, event_id: str = "e1", key: str | None = "k"
 
 def answer_to(store: Store, link: Link, wait: LoneWait) -> Due | None:
     return store.answer_lone(link, wait, encode(event_of(wait.event)), SECOND)
+
+
+def deliver(store: Store, link: Link, event_id: str) -> int:
+    """What its dispatch does."""
+    event = store.event(link, event_id)
+    assert event is not None
+    batches = store.waits_for(link, event, 100)
+    return sum(len(store.deliver(link, event, encode(event_of(event)), waits, 0)) for waits in batches)
 
 
 def take_back_dispatch(store: Store, link: Link, event_id: str) -> None:
@@ -96,6 +116,45 @@ def test_the_run_that_waits_alone_is_woken(
     assert due.due_at == row["due_at"] == pytest.approx(due.now + SECOND, abs=SECOND)
     assert takers(store, link) == ["r1"]
     assert driver.one_pass() == Finished(7)
+
+
+@pytest.mark.parametrize("payload", ["null", None, {"at": datetime(1970, 1, 1, tzinfo=timezone.utc)}, 'é"\\x', [{}]])
+def test_the_answer_is_the_event_as_its_log_has_it(
+    store: Store, link: Link, emit: Callable[..., Due | None], payload: Any
+) -> None:
+    """It is put together by the database where that takes one statement."""
+    event_id, key = 'null "1970-01-01T00:00:00+00:00"', '\\"null,'
+    driver = Driver(store, lambda: encode(step.wait_for_event("paid", key=key)))
+    driver.start("r1")
+    driver.one_pass("r1")
+
+    assert emit(event_id, payload, key) is not None
+
+    stored = store.event(link, event_id)
+    assert stored is not None
+    event = event_of(stored)
+    assert (event.payload, event.key) == (payload, key)
+    assert driver.one_pass() == Finished(encode(event))
+
+
+@pytest.mark.parametrize("micros", [0, 1, 999_999, 1_764_417_600_000_000, 1_764_417_612_000_345, 4_102_444_799_999_999])
+def test_a_time_is_written_as_it_is_read(postgresql_url: str, micros: int) -> None:
+    with Store(postgresql_url).engine.connect() as connection:
+        written = connection.execute(select(iso(literal(micros, BigInteger)))).scalar_one()
+    assert datetime.fromisoformat(written) == as_datetime(micros)
+
+
+def test_an_answer_that_is_sealed_is_put_together_here(store: Store, link: Link) -> None:
+    """By three statements: the text around a payload is sealed with it."""
+    sealing = Store(store.engine.url.render_as_string(hide_password=False), sealer=Backwards())
+    driver = waiting(sealing, key="k")
+    with sealing.link() as own:
+        event = new_event("e1", "paid", {"secret": 1}, "k", max_payload=1000)
+        assert sealing.emit_answering(own, event, answer_text, SECOND) == Emitted(True)
+        assert answer(sealing, own) is not None
+    assert driver.one_pass() == Finished({"secret": 1})
+    assert step_rows(store, link)["paid"]["result"].startswith("sealed:")
+    sealing.engine.dispose()
 
 
 def test_the_dispatch_that_comes_afterwards_finds_nothing_to_answer(store: Store, link: Link) -> None:
@@ -162,9 +221,9 @@ def test_an_event_that_is_there_is_not_emitted_again(store: Store, link: Link) -
     waiting(store, key="k")
     emitted(store, link)
     event = new_event("e1", "paid", 7, "k", max_payload=1000)
-    assert store.emit_looking(link, event, SECOND) == Emitted(False)
+    assert store.emit_answering(link, event, answer_text, SECOND) == Emitted(False)
     with pytest.raises(EventConflict, match="'e1' was emitted before with another key or payload"):
-        store.emit_looking(link, new_event("e1", "paid", 8, "k", max_payload=1000), SECOND)
+        store.emit_answering(link, new_event("e1", "paid", 8, "k", max_payload=1000), answer_text, SECOND)
 
 
 def test_nobody_is_waited_for_who_has_the_run(store: Store, link: Link) -> None:
@@ -218,11 +277,8 @@ def test_of_several_who_answer_a_wait_at_once_one_does(racing: Store) -> None:
 
     def by_dispatch(event_id: str) -> int:
         with store.link() as link:
-            event = store.event(link, event_id)
-            assert event is not None
             meeting.wait(20)
-            batches = store.waits_for(link, event, 100)
-            return sum(len(store.deliver(link, event, encode(event_of(event)), waits, 0)) for waits in batches)
+            return deliver(store, link, event_id)
 
     with ThreadPoolExecutor(3) as pool, store.link() as link:
         for number in range(ROUNDS):
@@ -239,4 +295,32 @@ def test_of_several_who_answer_a_wait_at_once_one_does(racing: Store) -> None:
             assert sum(woken) == 1, woken
             assert driver.one_pass(run_id) == Finished(second if woken[2] else first)
             store.dispatched(link, second, None)
+        assert sorted(takers(store, link)) == sorted(f"r{number}" for number in range(ROUNDS))
+
+
+def test_of_two_emits_at_once_one_answers(racing: Store) -> None:
+    store, meeting = racing, threading.Barrier(2)
+    driver = Driver(store, lambda: step.wait_for_event("paid", key="k").payload)
+
+    def by_emit(event_id: str) -> bool:
+        with store.link() as link:
+            event = new_event(event_id, "paid", event_id, "k", max_payload=1000)
+            meeting.wait(20)
+            found = store.emit_answering(link, event, answer_text, SECOND)
+            assert found.is_new
+            return (found.woken if found.has_looked else answer(store, link, event_id)) is not None
+
+    with ThreadPoolExecutor(2) as pool, store.link() as link:
+        for number in range(ROUNDS):
+            run_id, events = f"r{number}", [f"a{number}", f"b{number}"]
+            driver.start(run_id)
+            driver.one_pass(run_id)
+            answered = [future.result(60) for future in [pool.submit(by_emit, event_id) for event_id in events]]
+
+            assert sum(answered) == 1 or (not any(answered) and "serializable" in str(store.engine.url)), answered
+            if not any(answered):  # the one that had the lock was not serializable, and came behind the other then
+                answered = [deliver(store, link, event_id) == 1 for event_id in events]
+            assert driver.one_pass(run_id) == Finished(events[answered.index(True)])
+            for event_id in events:
+                store.dispatched(link, event_id, None)
         assert sorted(takers(store, link)) == sorted(f"r{number}" for number in range(ROUNDS))

@@ -10,29 +10,35 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Executable,
     FromClause,
     Select,
+    Text,
     and_,
     bindparam,
     case,
     delete,
     exists,
+    func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     update,
 )
+from sqlalchemy.types import TypeEngine
 
 from ..dialects import Dialect
+from ..sealing import Sealed
 from ..tables import Tables
 from .base import StatementGroup
 from .events import OF_EVENT
 
-__all__ = ["LoneStatements"]
+__all__ = ["LoneStatements", "iso"]
 
 
 class LoneStatements(StatementGroup):
@@ -42,6 +48,7 @@ class LoneStatements(StatementGroup):
         super().__init__(tables, dialect)
         self._lone_waits()
         self._answer_lone()
+        self._emit_answering()
 
     def _lone_waits(self) -> None:
         """An event, the first two of the waits that it might answer, and whether others come before it there."""
@@ -50,15 +57,6 @@ class LoneStatements(StatementGroup):
         at_event = event.c.id == bindparam("at_id")
         self.lone_by_name: Executable = self._with_waits(event, *of_event, wait.c.match).where(at_event)
         self.lone_by_key: Executable = self._with_waits(event, *of_event, wait.c.match, by_key=True).where(at_event)
-        # The same of an event that this very statement records: who emits one that nobody waits for pays nothing for
-        # the look. What may not be readable here is not read: it would be an error of something that was done.
-        self.emit_by_name: Executable | None = None
-        self.emit_by_key: Executable | None = None
-        if self._dialect.writes_in_cte:
-            emitted = self._emitting().returning(event.c.seq, event.c.emitted_at).cte("emitted")
-            found = (emitted.c.seq, emitted.c.emitted_at, wait.c.match.is_not(None).label("asks"))
-            self.emit_by_name = self._with_waits(emitted, *found)
-            self.emit_by_key = self._with_waits(emitted, *found, by_key=True)
 
     def _with_waits(self, emitted: FromClause, *columns: ColumnElement[Any], by_key: bool = False) -> Select[Any]:
         wait, before = self._tables.wait, self._tables.event.alias("before")
@@ -79,20 +77,64 @@ class LoneStatements(StatementGroup):
         )
 
     def _answer_lone(self) -> None:
-        run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
-        run_input, now = self._tables.input, self._dialect.now()
-        asleep = select(run.c.id).where(run.c.id == bindparam("at_run"), run.c.status == "suspended", self._is_let_go())
+        """Answer one wait behind the lock of its run; where statements can be nested, at once."""
+        run = self._tables.run
+        asleep = self._asleep(bindparam("at_run"))
         self.lock_asleep: Executable = asleep if self._dialect.one_writer else asleep.with_for_update(skip_locked=True)
         self.wake_sent: Executable = self._waking(run.c.id.in_(bindparam("ids", expanding=True)), sends=1)
         self.answer_lone: Executable | None = None
-        if not self._dialect.writes_in_cte:
+        if self._dialect.writes_in_cte:
+            event = bindparam("of_event", type_=BigInteger)
+            result = bindparam("given_result", type_=self._result_type())
+            woken, written = self._woken_by(asleep, bindparam("at_step"), event, result)
+            self.answer_lone = self._sent(select(woken).select_from(woken), woken, isouter=False).add_cte(*written)
+
+    def _emit_answering(self) -> None:
+        """Record an event and answer the wait that it finds alone, as one statement: who emits one that nobody waits
+        for pays nothing for the look, and who answers one has one commit. The answer is put together there, as the time
+        of the event is the database's. A wait that asks something of the payload is left to who can read that."""
+        event, wait = self._tables.event, self._tables.wait
+        self.emit_by_name: Executable | None = None
+        self.emit_by_key: Executable | None = None
+        if not self._dialect.writes_in_cte or isinstance(self._result_type(), Sealed):
             return
-        event, locked = bindparam("of_event", type_=BigInteger), asleep.with_for_update(skip_locked=True).cte("locked")
+        emitted = self._emitting().returning(event.c.seq, event.c.emitted_at).cte("emitted")
+        asks = wait.c.match.is_not(None).label("asks")
+        self.emit_by_name = self._answering_itself(emitted, self._with_waits(emitted, asks))
+        self.emit_by_key = self._answering_itself(emitted, self._with_waits(emitted, asks, by_key=True))
+
+    def _answering_itself(self, emitted: CTE, waits: Select[Any]) -> Select[Any]:
+        found = waits.cte("found")
+        is_alone = select(func.count()).select_from(found).scalar_subquery() == 1
+        lone = select(found.c.run_id, found.c.step_id).where(~found.c.is_late, ~found.c.asks, is_alone).cte("lone")
+        text = self._tables.event.c.payload.type
+        before, between, after = (bindparam(f"answer_{part}", type_=text) for part in ("before", "between", "after"))
+        moment = iso(select(emitted.c.emitted_at).scalar_subquery())
+        result = before.concat(bindparam("payload", type_=text)).concat(between).concat(moment).concat(after)
+        woken, written = self._woken_by(
+            self._asleep(lone.c.run_id),
+            select(lone.c.step_id).scalar_subquery(),
+            select(emitted.c.seq).scalar_subquery(),
+            result,
+        )
+        whole = select(found.c.asks, woken).select_from(found).join(woken, woken.c.id == found.c.run_id, isouter=True)
+        return self._sent(whole, woken, isouter=True).add_cte(*written)
+
+    def _asleep(self, run_id: ColumnElement[str]) -> Select[Any]:
+        run = self._tables.run
+        return select(run.c.id).where(run.c.id == run_id, run.c.status == "suspended", self._is_let_go())
+
+    def _woken_by(
+        self, asleep: Select[Any], step_id: ColumnElement[Any], event: ColumnElement[Any], result: ColumnElement[Any]
+    ) -> tuple[CTE, list[CTE]]:
+        """The run that it wakes, and what else is written. Whoever has answered the wait since the snapshot of this
+        statement was taken has deleted it: then nothing is done."""
+        run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
+        now, locked = self._dialect.now(), asleep.with_for_update(skip_locked=True, of=run).cte("locked")
         had = exists(select(literal(1)).where(taken.c.run_id == wait.c.run_id, taken.c.event == event))
-        # Who has answered it since this statement's snapshot was taken has deleted it: then nothing is done here.
         opened = (
             delete(wait)
-            .where(wait.c.run_id == locked.c.id, wait.c.step_id == bindparam("at_step"), ~had)
+            .where(wait.c.run_id == locked.c.id, wait.c.step_id == step_id, ~had)
             .returning(wait.c.run_id, wait.c.step_id)
             .cte("opened")
         )
@@ -100,11 +142,22 @@ class LoneStatements(StatementGroup):
             ["run_id", "event", "step_id", "taken_at"], select(opened.c.run_id, event, opened.c.step_id, now)
         )
         of_step = and_(step.c.run_id == opened.c.run_id, step.c.id == opened.c.step_id, step.c.status == "waiting")
-        result = bindparam("given_result", type_=step.c.result.type)
         answered = update(step).where(of_step).values(status="completed", result=result, finished_at=now)
         woken = self._waking(run.c.id == opened.c.run_id, sends=1).returning(*self._of_due()).cte("woken")
-        self.answer_lone = (
-            select(woken, run_input.c.arguments, run_input.c.message)
-            .join_from(woken, run_input, run_input.c.run_id == woken.c.id)
-            .add_cte(took.cte("took"), answered.cte("answered"))
-        )
+        return woken, [took.cte("took"), answered.cte("answered")]
+
+    def _sent(self, whole: Select[Any], woken: CTE, *, isouter: bool) -> Select[Any]:
+        """With what else is read of a run whose message is to be sent."""
+        run_input = self._tables.input
+        read = whole.add_columns(run_input.c.arguments, run_input.c.message)
+        return read.join(run_input, run_input.c.run_id == woken.c.id, isouter=isouter)
+
+    def _result_type(self) -> TypeEngine[Any]:
+        return self._tables.step.c.result.type
+
+
+def iso(micros: ColumnElement[int]) -> ColumnElement[str]:
+    """A time as ``datetime.isoformat`` writes it. PostgreSQL's."""
+    epoch: ColumnElement[Any] = literal_column("timestamp 'epoch'")
+    moment = epoch + micros * literal_column("interval '1 microsecond'")
+    return func.to_char(moment, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"', type_=Text())

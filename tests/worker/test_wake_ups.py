@@ -1,0 +1,37 @@
+"""How the message of a run that sleeps is sent ahead."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from celery import Celery
+
+from celery_durable import DurableTask, step
+from tests.worker.conftest import Desk
+from tests.worker.test_ordinary import trace
+
+
+def test_a_wake_up_has_an_eta_unless_it_is_there_at_once(app: Celery, desk: Desk) -> None:
+    """Whoever takes the run waits for the rest: it is not executed before its time."""
+
+    @app.task(shared=False, base=DurableTask, name="naps")
+    def naps(seconds: float) -> None:
+        step.sleep("nap", seconds)
+
+    results = {seconds: naps.delay(seconds) for seconds in (0.5, 0.004)}
+    assert len(desk.messages()) == 2
+    etas = {}
+    for seconds, result in results.items():
+        trace(app, "naps", result.id)
+        (message,) = desk.messages()
+        assert message.headers["id"] == result.id
+        etas[seconds] = message.headers["eta"]
+    trace(app, "naps", results[0.004].id)
+
+    assert etas[0.5] is not None
+    assert etas[0.004] is None
+    run = desk.durable.get(results[0.004].id)
+    assert run.status == "completed"
+    assert run.finished_at is not None
+    assert run.steps[0].started_at is not None
+    assert run.finished_at - run.steps[0].started_at >= timedelta(milliseconds=4)
