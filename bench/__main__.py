@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("name", nargs="*", help=", ".join(BENCHMARKS))
     parser.add_argument("--save", action="store_true", help="record what peers measures, for the documentation")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started, and made, is ended and dropped then
     benchmarks: dict[str, Callable[[], None]] = {**BENCHMARKS, "peers": partial(peers.main, save=given.save)}
     chosen = given.name or list(benchmarks)
     unknown = [name for name in chosen if name not in BENCHMARKS]

@@ -17,14 +17,7 @@ from ..core.faults import write_error
 from ..core.ids import ROLLBACK, check_step_id, fingerprint, numbered
 from ..core.replay import Ask, Decision, Interrupted, Mismatch, Perform, Record, Replay, decide
 from ..core.retry import Retry
-from ..errors import (
-    DuplicateStep,
-    HistoryMismatch,
-    NotInDurableTask,
-    RunCancelled,
-    RunOverdue,
-    StepInterrupted,
-)  # fmt: skip
+from ..errors import DuplicateStep, HistoryMismatch, NotInDurableTask, RunCancelled, RunOverdue, StepInterrupted
 from ..store.records import Aftermath, Changes, Claim, Overtaken, StepWrite
 from .branch import Branch, Waiting, openings
 from .changing import mismatch_of

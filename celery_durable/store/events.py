@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..core.codec import decode
@@ -276,7 +276,6 @@ class Events(Recording, Gated, Upkeep):
         waits: Sequence[tuple[str, str]],
         asleep: Sequence[str],
         due_in: int,
-        wake: Executable | None = None,
     ) -> list[str]:
         """The same behind the lock of the runs, whose waits these are; those that sleep are woken."""
         at_once = self.statements.answer_at_once
@@ -291,8 +290,7 @@ class Events(Recording, Gated, Upkeep):
         self._do(connection, self.statements.drop_these_waits, _named(taking))
         woken = [run for run, _ in taking if run in asleep]
         if woken:
-            wake = self.statements.wake_runs if wake is None else wake
-            self._do(connection, wake, {"ids": woken, "due_in": due_in})
+            self._do(connection, self.statements.wake_runs, {"ids": woken, "due_in": due_in})
         return woken
 
     def _taking(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -102,23 +103,23 @@ class Lone(Events):
         def answer(connection: Connection) -> Due | None:
             at_once = self.statements.answer_lone
             if at_once is None:
-                row = self._answer_behind_lock(link, connection, wait, result, due_in)
-            else:
-                row = self._do(connection, at_once, values).first()
+                return self._answer_behind_lock(link, connection, values)
+            row = self._do(connection, at_once, values).first()
             return None if row is None else due_of(row, row.arguments, row.message)
 
         with suppress(IntegrityError):  # another dispatch of this event has answered another wait of the run
             return link.run(answer)
         return None
 
-    def _answer_behind_lock(self, link: Link, connection: Connection, wait: LoneWait, result: str, due_in: int) -> Any:
+    def _answer_behind_lock(self, link: Link, connection: Connection, values: dict[str, Any]) -> Due | None:
         if self.dialect.name == "mysql" and not skips_locked(connection):
             return None
+        ours = self.statements
         with link.atomic(connection):
-            if not self._do(connection, self.statements.lock_asleep, {"at_run": wait.run_id}).rows:
+            row = self._do(connection, ours.lock_asleep, values).first()
+            if row is None or not self._count(connection, ours.take_lone, values):
                 return None
-            waits, runs = [(wait.run_id, wait.step_id)], [wait.run_id]
-            wake = self.statements.wake_sent
-            if not self._answer(connection, wait.event, result, waits, runs, due_in, wake=wake):
-                return None
-            return self._do(connection, self.statements.to_send_at_once, {"ids": runs}).first()
+            for statement in (ours.drop_lone, ours.answer_step, ours.wake_lone):
+                self._do(connection, statement, values)
+        due = due_of(row, row.arguments, row.message)
+        return replace(due, due_at=due.now + values["due_in"], wake_at=None, sends=1)

@@ -24,7 +24,7 @@ _OWN = {"durable_database_url": "sqlite://", "durable_codec": None}
 class EnvRuntime(Runtime):
     """It has the environment's clock, and no thread of its own."""
 
-    waits_in_place = 0  # time stands still there: all comes when it is due
+    ahead = 0  # time stands still there: all comes when it is due
 
     def __init__(self, settings: Settings, store: MemoryStore, hooks: Hooks) -> None:
         super().__init__(settings, store, partial(EnvPass, hooks))

@@ -27,6 +27,7 @@ from ..core.codec import decode_arguments, event_class, read_json
 from ..core.duration import SECOND
 from ..errors import DamagedRecord
 from .carrying import attached, collected
+from .runtime import runtime_of
 from .schedules import SCHEDULE_HEADER
 
 __all__ = [
@@ -244,6 +245,7 @@ def send(
         options["expires"] = None  # the caller's, or the task's, was for the start, and that has been
     if not ordinary:
         options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: passes}
+        delay -= runtime_of(app).ahead
     options |= {"task_id": run_id, "add_to_parent": False, "retries": retries}
     if options.get("exchange"):
         options["exchange"] = _exchange(app, options["exchange"])

@@ -314,9 +314,7 @@ class MessageDispatcher:
         self._claim = claim
 
     def may_send_ahead(self, delay: int) -> bool:
-        if self._request.is_eager:
-            return False
-        return delay <= self._runtime.waits_in_place or self._runtime.etas.take(delay)
+        return not self._request.is_eager and self._runtime.etas.take(delay)
 
     def wake(self, delay: int) -> None:
         try:
@@ -328,7 +326,7 @@ class MessageDispatcher:
                 kept=self._claim.message,
                 passes=self._claim.passes,
                 retries=self._claim.retries,
-                delay=delay if delay > self._runtime.waits_in_place else 0,
+                delay=delay,
             )
         except Exception as error:
             logger.warning(

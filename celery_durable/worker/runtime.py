@@ -48,9 +48,9 @@ class Runtime:
     """The settings, the store and the keeper of one app. Made at the first use, as late as possible:
     an app may be configured long after its tasks are declared."""
 
-    waits_in_place = 5_000
-    """Microseconds before its time up to which a wake-up is sent without an ETA. Celery's timer takes as long, and who
-    takes the run waits for what is left of them."""
+    ahead = 5_000
+    """Microseconds by which a run's message is to come before the run's time: Celery's timer and taking the run need a
+    while, and who has taken it waits for what is left."""
 
     def __init__(self, settings: Settings, store: Store, new_pass: Callable[..., Pass] = Pass) -> None:
         self.new_pass = new_pass

@@ -38,7 +38,7 @@ from .install import install
 from .message import PASS_HEADER, keep, message_form
 from .runtime import Runtime, runtime_of
 from .schedules import OnSchedule
-from .telling import Telling, patience_of_start
+from .telling import Telling, is_next, patience_of_start
 from .triggers import OnEvent, install_triggers, tick_of
 
 if TYPE_CHECKING:
@@ -207,8 +207,23 @@ class DurableTask(Task):
         return run, ahead
 
     def _start(self, runtime: Runtime, run: NewRun, ahead: bool, producer: Any, options: dict[str, Any]) -> None:
-        if self._record(runtime, run) and ahead:
-            self._send_first(run, producer, options)
+        try:
+            is_new = self._record(runtime, run)
+        except DBAPIError as error:
+            if not is_next(self._get_app(), run.id, options):
+                raise
+            self._send(run, producer, options)
+            logger.warning(
+                "run %s of %s comes after a task that has ended, and could not be recorded (%s: %s). Its message is "
+                "sent all the same: the worker that takes it records it",
+                run.id,
+                run.task,
+                type(error).__name__,
+                error,
+            )
+        else:
+            if is_new and ahead:
+                self._send_first(run, producer, options)
 
     def _record(self, runtime: Runtime, run: NewRun) -> bool:
         try:
@@ -249,11 +264,8 @@ class DurableTask(Task):
 
     def _send_first(self, run: NewRun, producer: Any, options: dict[str, Any]) -> None:
         """Send the message of a run that is recorded. It holds even if this fails: then the sweeper does it."""
-        args, kwargs = message_form(decode_arguments(run.arguments))
-        options["headers"] = {**(options.get("headers") or {}), PASS_HEADER: 0}
         try:
-            with attached(run.message):
-                super().apply_async(args, kwargs, task_id=run.id, producer=producer, retries=run.retries, **options)
+            self._send(run, producer, options | {"headers": {**(options.get("headers") or {}), PASS_HEADER: 0}})
         except Exception as error:
             logger.warning(
                 "run %s of %s is recorded, but its message could not be sent (%s: %s). A worker sends it when the "
@@ -263,6 +275,11 @@ class DurableTask(Task):
                 type(error).__name__,
                 error,
             )
+
+    def _send(self, run: NewRun, producer: Any, options: dict[str, Any]) -> None:
+        args, kwargs = message_form(decode_arguments(run.arguments))
+        with attached(run.message):
+            super().apply_async(args, kwargs, task_id=run.id, producer=producer, retries=run.retries, **options)
 
     # -------------------------------------------------------------- arguments
 

@@ -7,7 +7,8 @@ where it is known that it was; after an outage nothing is, and Celery is not all
 
 What comes after a run may be a durable run as well, whose start has to be recorded. Celery takes no second try at the
 body of a chord: where that can't be started it calls the chord failed, and forgets its parts. So a start that is made
-here waits for a database that is away. Should this worker die meanwhile, another one tells it all again.
+here waits for a database that is away. Should this worker die meanwhile, another one tells it all again. What comes
+after an ordinary task is sent unrecorded then: whoever takes its message records it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import sys
 from contextvars import ContextVar
 from typing import Any
 
-from celery import states
+from celery import Celery, states
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from ..engine.keeper import Keeper
 
-__all__ = ["Telling", "is_chord_left", "is_outage", "patience_of_start", "raised"]
+__all__ = ["Telling", "is_chord_left", "is_next", "is_outage", "patience_of_start", "raised"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -96,6 +97,20 @@ class Telling:
                 self._keeper.delivered(request.durable_fence)
         finally:
             patience_of_start.reset(patience)
+
+
+def is_next(app: Celery, run_id: str, options: dict[str, Any]) -> bool:
+    """Whether it is Celery that starts a run: as what comes next in a chain, a callback, or the body of a chord, when a
+    task has ended. Nobody would start it again."""
+    ended = app.current_worker_task
+    if ended is None:
+        return False
+    body = (ended.request.chord or {}).get("options") or {}
+    return (
+        options.get("parent_id") == ended.request.id
+        or body.get("task_id") == run_id
+        or ended.name == "celery.chord_unlock"
+    )
 
 
 def is_chord_left(backend: Any, request: Any) -> bool:

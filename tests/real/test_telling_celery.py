@@ -173,6 +173,29 @@ def test_a_chord_waits_for_the_database_that_is_to_record_the_start_of_its_body(
     assert len(effects(body, "body")) == 1
 
 
+@pytest.mark.parametrize("how", ["chord", "chain", "callback"])
+def test_what_comes_after_ordinary_tasks_while_the_database_is_away(
+    backend_away: tuple[Stage, Proxy], how: str
+) -> None:
+    """Celery called the chord failed, or the task, and forgot what was to come."""
+    stage, _ = backend_away
+    part, body = uuid(), uuid()
+    last = tasks.summed.s(body)
+    if how == "chord":
+        result = chord([tasks.note.s(number, part) for number in (1, 2)], last).apply_async()
+    else:
+        first, last.options["task_id"] = tasks.note.s([1, 2], part), uuid()
+        (first | last).apply_async() if how == "chain" else first.apply_async(link=last)
+        result = app.AsyncResult(last.options["task_id"])
+
+    assert result.get(timeout=TIMEOUT) == [1, 2]
+
+    assert len(effects(body, "refused")) == 2
+    assert len(effects(body, "body")) == 1
+    assert Durable(stage.app).get(result.id).status == "completed"
+    assert "Its message is sent all the same" in stage.logs()
+
+
 def test_a_callback_that_could_not_be_recorded_makes_no_failure_of_a_run(backend_away: tuple[Stage, Proxy]) -> None:
     """Celery has put its request away by the time that it calls the task failed."""
     label = uuid()

@@ -78,14 +78,28 @@ class LoneStatements(StatementGroup):
 
     def _answer_lone(self) -> None:
         """Answer one wait behind the lock of its run; where statements can be nested, at once."""
-        run = self._tables.run
-        asleep = self._asleep(bindparam("at_run"))
-        self.lock_asleep: Executable = asleep if self._dialect.one_writer else asleep.with_for_update(skip_locked=True)
-        self.wake_sent: Executable = self._waking(run.c.id.in_(bindparam("ids", expanding=True)), sends=1)
+        run, wait, taken, run_input = self._tables.run, self._tables.wait, self._tables.taken, self._tables.input
+        step, now, asleep = self._tables.step, self._dialect.now(), self._asleep(bindparam("at_run"))
+        event = bindparam("of_event", type_=BigInteger)
+        result = bindparam("given_result", type_=self._result_type())
+        to_send = asleep.with_only_columns(*self._of_due(), run_input.c.arguments, run_input.c.message)
+        locked = to_send.join(run_input, run_input.c.run_id == run.c.id)
+        self.lock_asleep: Executable = locked if self._dialect.one_writer else locked.with_for_update(skip_locked=True)
+        at_wait = and_(wait.c.run_id == bindparam("at_run"), wait.c.step_id == bindparam("at_step"))
+        self.take_lone: Executable = insert(taken).from_select(
+            ["run_id", "event", "step_id", "taken_at"],
+            select(wait.c.run_id, event, wait.c.step_id, now).where(at_wait, ~self._had(event)),
+        )
+        at_step = and_(step.c.run_id == bindparam("at_run"), step.c.id == bindparam("at_step"))
+        self.answer_step: Executable = (
+            update(step)
+            .where(at_step, step.c.status == "waiting")
+            .values(status="completed", result=result, finished_at=now)
+        )
+        self.drop_lone: Executable = delete(wait).where(at_wait)
+        self.wake_lone: Executable = self._waking(run.c.id == bindparam("at_run"), sends=1)
         self.answer_lone: Executable | None = None
         if self._dialect.writes_in_cte:
-            event = bindparam("of_event", type_=BigInteger)
-            result = bindparam("given_result", type_=self._result_type())
             woken, written = self._woken_by(asleep, bindparam("at_step"), event, result)
             self.answer_lone = self._sent(select(woken).select_from(woken), woken, isouter=False).add_cte(*written)
 
@@ -124,6 +138,11 @@ class LoneStatements(StatementGroup):
         run = self._tables.run
         return select(run.c.id).where(run.c.id == run_id, run.c.status == "suspended", self._is_let_go())
 
+    def _had(self, event: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Whether the run of a wait has had the event."""
+        wait, taken = self._tables.wait, self._tables.taken
+        return exists(select(literal(1)).where(taken.c.run_id == wait.c.run_id, taken.c.event == event))
+
     def _woken_by(
         self, asleep: Select[Any], step_id: ColumnElement[Any], event: ColumnElement[Any], result: ColumnElement[Any]
     ) -> tuple[CTE, list[CTE]]:
@@ -131,10 +150,9 @@ class LoneStatements(StatementGroup):
         statement was taken has deleted it: then nothing is done."""
         run, step, wait, taken = self._tables.run, self._tables.step, self._tables.wait, self._tables.taken
         now, locked = self._dialect.now(), asleep.with_for_update(skip_locked=True, of=run).cte("locked")
-        had = exists(select(literal(1)).where(taken.c.run_id == wait.c.run_id, taken.c.event == event))
         opened = (
             delete(wait)
-            .where(wait.c.run_id == locked.c.id, wait.c.step_id == step_id, ~had)
+            .where(wait.c.run_id == locked.c.id, wait.c.step_id == step_id, ~self._had(event))
             .returning(wait.c.run_id, wait.c.step_id)
             .cte("opened")
         )
