@@ -33,7 +33,7 @@ from .runtime import Runtime, runtime_of
 from .sending import follow
 from .showing import show_waiting, store_state
 from .signals import notice
-from .telling import is_chord_left, is_outage, raised
+from .telling import is_chord_left, is_outage
 
 if TYPE_CHECKING:
     from .task import DurableTask
@@ -72,11 +72,7 @@ def run_message(task: DurableTask, request: Any) -> Any:
     runtime = runtime_of(task.app)
     if request.is_eager:
         return _run_eagerly(task, request, runtime)
-    try:
-        return _tell_celery(task, request, runtime, _one_pass(task, request, runtime))
-    except (RunParked, RunEnded, Dropped) as nothing_to_tell:
-        raised.set(nothing_to_tell)
-        raise
+    return _tell_celery(task, request, runtime, _one_pass(task, request, runtime))
 
 
 def _run_eagerly(task: DurableTask, request: Any, runtime: Runtime) -> Any:

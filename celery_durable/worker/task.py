@@ -82,6 +82,7 @@ class DurableTask(Task):
     #: has ended. What the user asked for is kept here and done once the run is claimed.
     durable_track_started = False
     durable_tells = False
+    _tracer: Any = None
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -311,6 +312,17 @@ class DurableTask(Task):
     @backend.setter
     def backend(self, value: Any) -> None:
         self._backend = value
+
+    @property
+    def __trace__(self) -> Any:
+        """What Celery executes the task's messages by. It makes one when a worker begins."""
+        return self._tracer
+
+    @__trace__.setter
+    def __trace__(self, value: Any) -> None:
+        from .tracing import tracer_of  # a worker's
+
+        self._tracer = None if value is None else tracer_of(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one pass in a worker. Called directly, this is the plain function."""

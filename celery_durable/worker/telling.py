@@ -24,16 +24,13 @@ from sqlalchemy.exc import DBAPIError
 
 from ..engine.keeper import Keeper
 
-__all__ = ["Telling", "is_chord_left", "is_next", "is_outage", "patience_of_start", "raised"]
+__all__ = ["Telling", "is_chord_left", "is_next", "is_outage", "patience_of_start"]
 
 logger = logging.getLogger("celery_durable")
 
 patience_of_start: ContextVar[float] = ContextVar("durable_patience_of_start", default=0.0)
 """Seconds for which the start of a run waits for the database."""
 _WHILE_TELLING = 3600.0
-
-raised: ContextVar[BaseException | None] = ContextVar("durable_raised", default=None)
-"""By what Celery was told that there is nothing to tell: until it has done with the message."""
 
 
 def is_outage(backend: Any, error: BaseException) -> bool:
@@ -65,19 +62,6 @@ class Telling:
             _untold(request, exc)  # Celery's own failure, at sending what comes after the run
         else:
             self._tell(request, self._backend.mark_as_failure, task_id, exc, traceback, request, *args, **kwargs)
-
-    def process_cleanup(self) -> None:
-        """The last that Celery does for a message.
-
-        Its frame and the error that parked a run hold each other, and with them a copy of all code positions of the
-        frame (200 KB): parking thousands of runs would fill the worker until Python's full collection. It is done here,
-        as a receiver of ``task_postrun`` would be called for each ordinary task, too.
-        """
-        error = raised.get()
-        if error is not None:
-            error.__traceback__ = None
-            raised.set(None)
-        self._backend.process_cleanup()
 
     def _tell(self, request: Any, tell: Any, *args: Any, **kwargs: Any) -> None:
         if getattr(request, "durable_ended", None) is None or request.is_eager:

@@ -19,7 +19,6 @@ from celery_durable import DurableTask, step
 from celery_durable.worker.message import PASS_HEADER
 from celery_durable.worker.reporting import REPORT
 from celery_durable.worker.request import DurableRequest, OrdinaryRequest, hear_silence
-from celery_durable.worker.running import RunParked
 from celery_durable.worker.runtime import runtime_of
 from tests.worker.called import Tasks
 from tests.worker.conftest import Desk
@@ -139,9 +138,3 @@ def test_a_task_keeps_its_own_class_of_requests(app: Celery, tasks: Tasks) -> No
         hear_silence(app)
     assert tasks.add.Request.__mro__[:3] == (tasks.add.Request, OrdinaryRequest, Own)
     assert symbol_by_name(tasks.double.Request) is DurableRequest
-
-
-def test_nothing_of_a_parked_pass_is_held(called: Called) -> None:
-    """The error that parks a run and Celery's frame would hold each other until Python's full collection."""
-    assert isinstance(called.left.retval, RunParked)
-    assert called.left.retval.__traceback__ is None

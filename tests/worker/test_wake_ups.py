@@ -8,6 +8,7 @@ from celery import Celery
 
 from celery_durable import DurableTask, step
 from celery_durable.core.duration import SECOND
+from celery_durable.worker.runtime import runtime_of
 from tests.worker.conftest import Desk
 from tests.worker.test_ordinary import trace
 
@@ -19,7 +20,8 @@ def test_a_wake_up_comes_a_little_before_its_time(app: Celery, desk: Desk) -> No
     def naps(seconds: float) -> None:
         step.sleep("nap", seconds)
 
-    results = {seconds: naps.delay(seconds) for seconds in (0.5, 0.004)}
+    runtime_of(app).ahead = 4 * SECOND
+    results = {seconds: naps.delay(seconds) for seconds in (5, 0.004)}
     assert len(desk.messages()) == 2
     etas = {}
     for seconds, result in results.items():
@@ -30,8 +32,8 @@ def test_a_wake_up_comes_a_little_before_its_time(app: Celery, desk: Desk) -> No
     trace(app, "naps", results[0.004].id)
 
     assert etas[0.004] is None
-    wake_at = desk.row(results[0.5].id)["wake_at"] / SECOND
-    assert -0.1 < datetime.fromisoformat(etas[0.5]).timestamp() - wake_at < 0
+    wake_at = desk.row(results[5].id)["wake_at"] / SECOND
+    assert -4 <= datetime.fromisoformat(etas[5]).timestamp() - wake_at < -1  # writing and sending it take a while
     run = desk.durable.get(results[0.004].id)
     assert run.status == "completed"
     assert run.finished_at is not None

@@ -30,7 +30,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.types import TypeEngine
 
 from ..dialects import Dialect
 from ..sealing import Sealed
@@ -46,8 +45,11 @@ class LoneStatements(StatementGroup):
 
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         super().__init__(tables, dialect)
+        self._event = bindparam("of_event", type_=BigInteger)
+        self._result = bindparam("given_result", type_=tables.step.c.result.type)
         self._lone_waits()
         self._answer_lone()
+        self._answer_lone_at_once()
         self._emit_answering()
 
     def _lone_waits(self) -> None:
@@ -77,30 +79,32 @@ class LoneStatements(StatementGroup):
         )
 
     def _answer_lone(self) -> None:
-        """Answer one wait behind the lock of its run; where statements can be nested, at once."""
+        """Answer one wait behind the lock of its run, which tells what its message is made of."""
         run, wait, taken, run_input = self._tables.run, self._tables.wait, self._tables.taken, self._tables.input
         step, now, asleep = self._tables.step, self._dialect.now(), self._asleep(bindparam("at_run"))
-        event = bindparam("of_event", type_=BigInteger)
-        result = bindparam("given_result", type_=self._result_type())
         to_send = asleep.with_only_columns(*self._of_due(), run_input.c.arguments, run_input.c.message)
         locked = to_send.join(run_input, run_input.c.run_id == run.c.id)
         self.lock_asleep: Executable = locked if self._dialect.one_writer else locked.with_for_update(skip_locked=True)
         at_wait = and_(wait.c.run_id == bindparam("at_run"), wait.c.step_id == bindparam("at_step"))
         self.take_lone: Executable = insert(taken).from_select(
             ["run_id", "event", "step_id", "taken_at"],
-            select(wait.c.run_id, event, wait.c.step_id, now).where(at_wait, ~self._had(event)),
+            select(wait.c.run_id, self._event, wait.c.step_id, now).where(at_wait, ~self._had(self._event)),
         )
         at_step = and_(step.c.run_id == bindparam("at_run"), step.c.id == bindparam("at_step"))
         self.answer_step: Executable = (
             update(step)
             .where(at_step, step.c.status == "waiting")
-            .values(status="completed", result=result, finished_at=now)
+            .values(status="completed", result=self._result, finished_at=now)
         )
         self.drop_lone: Executable = delete(wait).where(at_wait)
         self.wake_lone: Executable = self._waking(run.c.id == bindparam("at_run"), sends=1)
+
+    def _answer_lone_at_once(self) -> None:
+        """All of that as one statement, where statements can be nested."""
         self.answer_lone: Executable | None = None
         if self._dialect.writes_in_cte:
-            woken, written = self._woken_by(asleep, bindparam("at_step"), event, result)
+            asleep = self._asleep(bindparam("at_run"))
+            woken, written = self._woken_by(asleep, bindparam("at_step"), self._event, self._result)
             self.answer_lone = self._sent(select(woken).select_from(woken), woken, isouter=False).add_cte(*written)
 
     def _emit_answering(self) -> None:
@@ -110,7 +114,7 @@ class LoneStatements(StatementGroup):
         event, wait = self._tables.event, self._tables.wait
         self.emit_by_name: Executable | None = None
         self.emit_by_key: Executable | None = None
-        if not self._dialect.writes_in_cte or isinstance(self._result_type(), Sealed):
+        if not self._dialect.writes_in_cte or isinstance(self._tables.step.c.result.type, Sealed):
             return
         emitted = self._emitting().returning(event.c.seq, event.c.emitted_at).cte("emitted")
         asks = wait.c.match.is_not(None).label("asks")
@@ -169,9 +173,6 @@ class LoneStatements(StatementGroup):
         run_input = self._tables.input
         read = whole.add_columns(run_input.c.arguments, run_input.c.message)
         return read.join(run_input, run_input.c.run_id == woken.c.id, isouter=isouter)
-
-    def _result_type(self) -> TypeEngine[Any]:
-        return self._tables.step.c.result.type
 
 
 def iso(micros: ColumnElement[int]) -> ColumnElement[str]:
