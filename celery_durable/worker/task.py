@@ -322,7 +322,7 @@ class DurableTask(Task):
     def __trace__(self, value: Any) -> None:
         from .tracing import tracer_of  # a worker's
 
-        self._tracer = None if value is None else tracer_of(self)
+        self._tracer = tracer_of(self, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one pass in a worker. Called directly, this is the plain function."""
