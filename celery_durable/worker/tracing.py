@@ -27,7 +27,7 @@ _NOWHERE = TracebackType(None, _nothing().gi_frame, 0, _nothing.__code__.co_firs
 
 
 class _NothingToTell(trace.TraceInfo):
-    """How a message ended."""
+    """How a message ended; where it was that there is nothing to tell is not kept."""
 
     __slots__ = ()
 
