@@ -62,7 +62,7 @@ class Called:
         self.desk = desk
         run = caller.delay()
         (message,) = desk.messages()
-        self.left = trace(desk.app, "caller", run.id)
+        trace(desk.app, "caller", run.id)
         (message,) = desk.messages()
         self.request = request_of(desk.app, message)
 
