@@ -28,7 +28,8 @@ __all__ = ["Boundary", "Signature", "hints_of", "plain_form", "signature_of"]
 _PLAIN = (Any, object, inspect.Parameter.empty)
 _EXACT = {str: str, int: int, bool: bool, None: type(None), type(None): type(None)}
 """Annotations whose values are what they are, stored and read. Nobody has to be asked about these."""
-_OPEN: tuple[Any, ...] = (dict, dict[str, Any], list, list[Any])
+_NAMED = dict[str, Any]
+_OPEN: tuple[Any, ...] = (dict, _NAMED, list, list[Any])
 """Annotations that say nothing of what is in their values: where that is plain JSON data, it is what it is."""
 
 
@@ -45,6 +46,8 @@ class Boundary:
 
     def write(self, value: Any, what: str) -> str:
         """The value as text, once it is known to fit."""
+        if self._adapter is not None and self._is_fitting(value):
+            return encode(value, what, is_plain=True)
         return encode(self.plain(value, what), what)
 
     def plain(self, value: Any, what: str) -> Any:
@@ -62,12 +65,19 @@ class Boundary:
 
     def typed(self, value: Any, what: str) -> Any:
         """A plain value as the annotation's type."""
-        return value if self._adapter is None or self._is_fitting(value) else self._fit(value, what)
+        return value if self._adapter is None or self._is_as_said(value) else self._fit(value, what)
 
     def _is_fitting(self, value: Any) -> bool:
-        """Whether nobody has to be asked."""
+        """Whether it is stored as it is, and nobody has to be asked."""
         kind = type(value)
         return kind is self._exact or (kind is self._open and is_json(value))
+
+    def _is_as_said(self, value: Any) -> bool:
+        """Whether it is what the annotation says, and nobody has to be asked."""
+        kind = type(value)
+        if kind is self._open:
+            return self.annotation != _NAMED or all(type(key) is str for key in value)
+        return kind is self._exact
 
     def _fit(self, value: Any, what: str) -> Any:
         assert self._adapter is not None

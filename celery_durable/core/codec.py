@@ -25,7 +25,7 @@ from ..errors import DamagedRecord, NotSerializable, PayloadTooLarge
 if TYPE_CHECKING:
     from ..model import Event
 
-__all__ = ["decode", "decode_arguments", "encode", "event_class", "is_json", "measured", "read_json"]
+__all__ = ["TAG", "TAGGED", "decode", "decode_arguments", "encode", "event_class", "is_json", "measured", "read_json"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -45,12 +45,13 @@ class _Unstorable(Exception):
         self.path, self.value, self.why = path, value, why
 
 
-def encode(value: Any, what: str = "the value") -> str:
-    """The value as JSON text. ``what`` names it in the error, should it not be storable."""
+def encode(value: Any, what: str = "the value", *, is_plain: bool = False) -> str:
+    """The value as JSON text. ``what`` names it in the error, should it not be storable; ``is_plain`` says that
+    :func:`is_json` was asked already."""
     if value is None:
         return "null"
     try:
-        return _write(value if is_json(value) else _pack(value, "", 0))
+        return _write(value if is_plain or is_json(value) else _pack(value, "", 0))
     except _Unstorable as error:
         raise NotSerializable(_explain(what, error)) from None
     except Exception as error:  # a proxy of nothing; a number of more digits than Python writes
@@ -73,7 +74,7 @@ def measured(text: str, what: str, limit: int) -> str:
 
 def decode(text: str) -> Any:
     """The value that :func:`encode` was given, in types of this file only. Raises ``DamagedRecord``."""
-    return _read(text, _unpack if _TAGGED in text else _as_it_is)
+    return _read(text, _unpack if TAGGED in text else _as_it_is)
 
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -130,7 +131,7 @@ def _cure(value: object) -> str:
 
 
 _SCALARS = (str, bool, int, type(None))
-_TAGGED = f'"{TAG}"'
+TAGGED = f'"{TAG}"'
 """What a text has in it that holds more than JSON has."""
 
 

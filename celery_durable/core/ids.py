@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import DurableError
-from .codec import TAG
+from .codec import TAG, TAGGED
 
 __all__ = [
     "MAX_ID",
@@ -70,10 +70,12 @@ def fingerprint(encoded: str) -> str:
 
 def _digest(encoded: str) -> str:
     if encoded.count('":') > 1:
-        encoded = json.dumps(_canonical(json.loads(encoded)), sort_keys=True)
+        value = json.loads(encoded)
+        encoded = _in_order(_canonical(value) if TAGGED in encoded else value)
     return hashlib.blake2b(encoded.encode(), digest_size=12).hexdigest()
 
 
+_in_order = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make one for each
 _LONGEST_KEPT = 300
 _kept_digest = lru_cache(maxsize=4096)(_digest)
 """Every pass asks with the same inputs again."""

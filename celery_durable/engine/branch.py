@@ -258,17 +258,20 @@ def complete(run: Pass, branch: Branch) -> Any:
             run.park_for([(branch, state)])
         else:
             run.check_stopping()
-            _attempt(run, state.attempt)
+            if _attempt(run, state.attempt):
+                return branch.answer()
 
 
-def _attempt(run: Pass, attempt: Attempt) -> None:
+def _attempt(run: Pass, attempt: Attempt) -> bool:
+    """Whether it has brought the answer: else there may be another one at once."""
     started = attempt.begin()
     if started is not None:
         run.write(started)
     attempt.call()
     row = attempt.conclude()
     if row is None:
-        return
+        return True
     if row.status == "waiting" and row.wake_at is not None and row.wake_at > run.now():
         run.park_with(row, f"attempt {row.attempts + 1} of step {row.id!r}, after {run.reason(row.error or '{}')}")
     run.write(row)
+    return row.status != "waiting"

@@ -71,7 +71,7 @@ class Recorder:
         self.unwinding: BaseException | None = None
         link.patience = self.patience
         self._began = store.steady.seconds()
-        self._lease_until = claim.now + settings.lease
+        self._lease_until = claim.lease_until
         self._asked: dict[str, int] = {}
         self._positions = 0
         self._unread = {record.id for record in self.history.values() if record.kind not in _NEVER_ASKED}
@@ -107,7 +107,9 @@ class Recorder:
 
     def write(self, step: StepWrite) -> None:
         """Record a step's row, or find out that the run is not ours any more."""
-        self.keep(step, lambda: self.store.record(self.link, self.fence, step, self.lease_until(), self.patience))
+        before, until = self._lease_until, self.lease_until()
+        is_fresh = until == before
+        self.keep(step, lambda: self.store.record(self.link, self.fence, step, until, self.patience, is_fresh=is_fresh))
 
     def write_all(self, steps: Sequence[StepWrite]) -> None:
         """Record what is ready together as one transaction, as one statement where the database has one for it."""

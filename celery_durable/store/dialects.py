@@ -24,8 +24,8 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
-    literal,
     literal_column,
+    true,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -75,7 +75,7 @@ class Dialect:
         """The same as a column of a statement that gives back rows, where it can be."""
         if self.name != "postgresql":
             return []
-        return [func.set_config("synchronous_commit", "off", literal(True)).label("durability")]
+        return [func.set_config("synchronous_commit", "off", true()).label("durability")]
 
     def insert(self, table: Table) -> Any:
         """An INSERT that can say what becomes of a row which is there already. SQLAlchemy's part for a database is

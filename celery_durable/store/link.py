@@ -28,7 +28,7 @@ from sqlalchemy.exc import (
 
 from ..errors import ConfigurationError, DurableError
 from .dialects import Dialect
-from .prepared import do_text
+from .prepared import do_text, take_back
 from .watch import Watched, watch
 
 __all__ = [
@@ -76,6 +76,7 @@ class Link:
                     connection.close()
             except Exception:  # it is broken, and what was to be written is written: nobody has to know
                 _discard(connection)
+        self._watched = None
 
     def run(self, operation: Callable[[Connection], T], patience: float = 0.0) -> T:
         """Do an operation, again and again for ``patience`` seconds while the database is away."""
@@ -113,7 +114,8 @@ class Link:
         """Give the connection up where there is no answer on it in time."""
         if self._answer_within is None:
             return nullcontext()
-        self._watched = Watched(connection, self._answer_within)
+        if self._watched is None or self._watched.is_overdue:
+            self._watched = Watched(connection, self._answer_within)
         return self._watched
 
     @contextmanager
@@ -132,6 +134,7 @@ class Link:
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._watched = None
         if connection is not None:
             _discard(connection)
 
@@ -161,7 +164,7 @@ class Link:
         except BaseException as error:
             # After an error of the connection it is dropped, and the transaction with it.
             if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):
-                connection.connection.rollback()  # SQLAlchemy may have done it
+                take_back(connection)
             raise
         do_text(connection, "COMMIT")
 
@@ -179,6 +182,7 @@ _MISSING = ("no such table", "no such column", "doesn't exist", "unknown column"
 _TAKEN_BACK = {
     "40001",  # a serialization failure
     "40P01",  # a deadlock
+    "26000",  # a prepared statement that the server was told to forget: a new connection has none
     1213,  # a deadlock, on MySQL and MariaDB
     1020,  # a row that has changed since it was read first, where MariaDB isolates by snapshots
 }

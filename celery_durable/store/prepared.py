@@ -10,17 +10,23 @@ it, the same text goes by way of it.
 from __future__ import annotations
 
 import logging
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["Answer", "Make", "Prepared", "do_text"]
+from .direct import Direct, channel_of, directly
+
+__all__ = ["Answer", "Make", "Prepared", "do_text", "take_back"]
 
 _MOST_LISTED = 20
 """Values in the lists of a statement up to which its text is kept, as it is another one for each number of them."""
+
+_IS_PLAIN = re.compile(r"[A-Za-z_ ]*").fullmatch
 
 Make = Callable[[Iterable[Any]], Any]
 _log = logging.getLogger("sqlalchemy.engine.Engine")
@@ -56,6 +62,8 @@ class _Form(NamedTuple):
     """A statement's text, with lists of some lengths in it."""
 
     text: str
+    direct: Direct | None
+    """The same where it can go beneath the driver's cursor."""
     own: Mapping[str, Any]
     """Values that stand in the statement itself."""
     lists: Sequence[tuple[str, Sequence[str]]]
@@ -93,8 +101,9 @@ class Prepared:
         form = self._forms.get(lengths)
         if form is None:
             form = self._forms[lengths] = self._formed({name: values[name] for name in self._lists})
-        rowcount, found = _execute(connection, form.text, self._filled(form, values), self._row is not None)
-        return Answer(rowcount) if self._row is None else self._read(make or self._row, rowcount, found)
+        make = make or self._row
+        rowcount, rows = _execute(connection, form, self._given(form, values), list if self._readers else make)
+        return Answer(rowcount, self._read(make, rows) if self._readers else rows)
 
     def _formed(self, lists: Mapping[str, Sequence[Any]]) -> _Form:
         state = self._compiled.construct_expanded_state(dict.fromkeys(self._asked) | dict(lists), escape_names=False)
@@ -104,24 +113,43 @@ class Prepared:
         types = {name: self._compiled.binds[name].type for name in own if name in self._compiled.binds}
         for name, write in _processors(self._engine, types, "bind_processor"):
             own[name] = write(own[name])
-        return _Form(state.statement, own, tuple(parts.items()), state.positiontup)
+        text = state.statement if state.positiontup is not None else _with_constants(state.statement, own)
+        direct = directly(self._engine.dialect.driver, text)
+        return _Form(text, direct, own, tuple(parts.items()), state.positiontup)
 
-    def _filled(self, form: _Form, values: Mapping[str, Any]) -> Any:
-        """The values as the driver takes them with this text."""
+    def _given(self, form: _Form, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values by their names in this text, as they are written."""
+        if not (form.own or form.lists or self._writers):
+            return values
         given = {**form.own, **values}
         for name, write in self._writers:
             given[name] = write(given[name])
         for name, parts in form.lists:
             given.update(zip(parts, _flat(given.pop(name)), strict=True))
-        return given if form.order is None else tuple([given[name] for name in form.order])
+        return given
 
-    def _read(self, make: Make, rowcount: int, rows: Sequence[Any]) -> Answer:
-        if self._readers:
-            rows = [list(row) for row in rows]
-            for place, read in self._readers:
-                for row in rows:
-                    row[place] = read(row[place])
-        return Answer(rowcount, list(map(make, rows)))
+    def _read(self, make: Make | None, rows: Sequence[Any]) -> Sequence[Any]:
+        for place, read in self._readers:
+            for row in rows:
+                row[place] = read(row[place])
+        return rows if make is None else list(map(make, rows))
+
+
+def _with_constants(text: str, own: dict[str, Any]) -> str:
+    """The text with the plain ones of its own values written out, which are none any more: a driver would do that each
+    time."""
+    for name, value in list(own.items()):
+        if value is None:
+            written = "NULL"
+        elif type(value) is int:
+            written = str(value)
+        elif type(value) is str and _IS_PLAIN(value):
+            written = f"'{value}'"
+        else:
+            continue
+        text = text.replace(f"%({name})s", written)
+        del own[name]
+    return text
 
 
 def _row_of(names: Sequence[str]) -> Make:
@@ -157,23 +185,43 @@ def _is_heard(connection: Connection) -> bool:
 
 def do_text(connection: Connection, text: str) -> None:
     """Execute a text that has no values in it."""
-    _execute(connection, text, None, False)
+    _execute(connection, _form_of(connection.dialect.driver, text), {}, None)
 
 
-def _execute(connection: Connection, text: str, parameters: Any, gives_rows: bool) -> tuple[int, Sequence[Any]]:
-    """Hand a text to the driver: the number of rows changed, and the rows given."""
+def take_back(connection: Connection) -> None:
+    """End a transaction without an effect. Where SQLAlchemy has done it after an error, nothing happens."""
+    channel = channel_of(connection)
+    if channel is None:
+        connection.connection.rollback()
+    else:
+        channel.roll_back()
+
+
+@cache
+def _form_of(driver: str, text: str) -> _Form:
+    return _Form(text, directly(driver, text), {}, (), None)
+
+
+def _execute(
+    connection: Connection, form: _Form, given: Mapping[str, Any], make: Make | None
+) -> tuple[int, Sequence[Any]]:
+    """Hand a text to the driver: the number of rows changed, and the rows given, each as ``make`` makes it."""
+    parameters: Any = given if form.order is None else tuple([given[name] for name in form.order])
     if _is_heard(connection):
-        result = connection.exec_driver_sql(text, parameters)
-        return result.rowcount, result.all() if gives_rows else ()
+        result = connection.exec_driver_sql(form.text, parameters)
+        return result.rowcount, [] if make is None else list(map(make, result.all()))
     dialect = connection.dialect
-    cursor = connection.connection.cursor()
+    cursor = None
     try:
-        if parameters is None:
-            dialect.do_execute_no_params(cursor, text)
-        else:
-            dialect.do_execute(cursor, text, parameters)
-        found = cursor.rowcount, cursor.fetchall() if gives_rows else ()
+        if form.direct is not None:
+            channel = channel_of(connection)
+            answer = None if channel is None else channel.execute(form.direct, given, make)
+            if answer is not None:
+                return answer
+        cursor = connection.connection.cursor()
+        dialect.do_execute(cursor, form.text, parameters)
+        found = cursor.rowcount, [] if make is None else list(map(make, cursor.fetchall()))
     except dialect.loaded_dbapi.Error as error:
-        connection._handle_dbapi_exception(error, text, parameters, cursor, None)
+        connection._handle_dbapi_exception(error, form.text, parameters, cursor, None)
     cursor.close()  # else whoever holds the connection drops it
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import IntegrityError
 
 from .base import SOON, StoreBase, new_token
@@ -32,18 +32,32 @@ _settling_values = _values_by(SETTLING_COLUMNS)
 class Recording(StoreBase):
     """Fenced writes."""
 
-    def record(self, link: Link, fence: Fence, step: StepWrite, lease_until: int, patience: float = 0.0) -> bool:
-        """Record a step's outcome (or its start). ``False`` when the fence stopped it."""
-        write = self._record_known if step.known else self._record_new
-        return link.run(lambda connection: write(link, connection, fence, step, lease_until), patience)
+    def record(
+        self,
+        link: Link,
+        fence: Fence,
+        step: StepWrite,
+        lease_until: int,
+        patience: float = 0.0,
+        *,
+        is_fresh: bool = False,
+    ) -> bool:
+        """Record a step's outcome (or its start). ``False`` when the fence stopped it. ``is_fresh``: the lease ends
+        then already, and need not be written."""
+        if step.known:
+            return link.run(lambda connection: self._record_known(link, connection, fence, step, lease_until), patience)
+        new = self.statements.record_new_if_fresh if is_fresh else self.statements.record_new
+        return link.run(lambda connection: self._record_new(connection, new, fence, step, lease_until), patience)
 
-    def _record_new(self, link: Link, connection: Connection, fence: Fence, step: StepWrite, lease_until: int) -> bool:
+    def _record_new(
+        self, connection: Connection, statement: Executable, fence: Fence, step: StepWrite, lease_until: int
+    ) -> bool:
         values = new_values(step)
         values["at_id"] = fence.run_id
         values["at_token"] = fence.token
         values["lease_until"] = lease_until
         try:
-            return self._count(connection, self.statements.record_new, values) == 1
+            return self._count(connection, statement, values) == 1
         except IntegrityError:
             # Only the holder of the token gets past the fence, and it knows all older rows: so this
             # row is its own, from a try whose answer was lost.

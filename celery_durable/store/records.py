@@ -90,6 +90,7 @@ class Claim:
 
     fence: Fence
     now: int
+    lease_until: int
     created_at: int
     started_at: int
     retries: int

@@ -216,6 +216,7 @@ class Starting(Lines):
         return Claim(
             fence=Fence(run_id, token),
             now=int(row["now"]),
+            lease_until=row["due_at"],
             created_at=row["created_at"],
             started_at=row["started_at"],
             retries=row["retries"],

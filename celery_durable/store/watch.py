@@ -27,7 +27,7 @@ __all__ = ["Watched", "watch"]
 
 
 class Watched:
-    """An operation under way on a connection: while it is entered, it is looked after."""
+    """The operations on a connection, one after the other: while it is entered, one is looked after."""
 
     __slots__ = ("driver", "engine", "is_overdue", "seconds", "until")
 
@@ -35,10 +35,12 @@ class Watched:
         self.engine = connection.engine
         self.driver: Any = connection.connection.driver_connection
         self.seconds = seconds
-        self.until = time.monotonic() + seconds
+        self.until = math.inf
         self.is_overdue = False
+        """One was given up: the connection is of no use after it."""
 
     def __enter__(self) -> None:
+        self.until = time.monotonic() + self.seconds
         watch.begin(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -55,14 +57,15 @@ class _Watch:
     """All operations of this process, and the thread that looks after them."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._under_way: set[Watched] = set()
         self._thread: threading.Thread | None = None
         self._looks_at = math.inf
 
     def begin(self, watched: Watched) -> None:
         """Look after an operation from now on; also one whose time has been set anew."""
-        with self._changed:
+        with self._lock:
             self._under_way.add(watched)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="celery-durable-watch", daemon=True)
@@ -71,7 +74,7 @@ class _Watch:
                 self._changed.notify()
 
     def end(self, watched: Watched) -> None:
-        with self._changed:
+        with self._lock:
             self._under_way.discard(watched)
 
     def _work(self) -> None:

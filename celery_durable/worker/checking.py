@@ -69,8 +69,8 @@ def _check(app: Celery, runtime: Runtime, link: Link, run_id: str, ended: str | 
         return Misfit(**told, why=f"the task {row['task']!r} is not durable any more: base=DurableTask is missing")
     history = {step.id: Record(*step) for step in steps}
     claim = Claim(
-        Fence(run_id, 0), int(row["now"]), row["created_at"], row["started_at"] or int(row["now"]), row["retries"],
-        row["recoveries"], row["passes"], row["wake_at"], row["message"], row["arguments"],
+        Fence(run_id, 0), int(row["now"]), int(row["now"]), row["created_at"], row["started_at"] or int(row["now"]),
+        row["retries"], row["recoveries"], row["passes"], row["wake_at"], row["message"], row["arguments"],
         cancelling=row["cancelling"], generation=row["generation"] or 0, restarts=row["restarts"] or 0,
         reported=row["reported"], history=history,
     )  # fmt: skip

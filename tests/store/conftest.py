@@ -10,6 +10,12 @@ from celery_durable.store.store import Store
 
 
 @pytest.fixture
+def postgresql_url(postgresql_url: str) -> str:
+    """Here what can go beneath psycopg's cursor does so at once, and elsewhere in the suite after five times."""
+    return make_url(postgresql_url).update_query_dict({"prepare_threshold": "0"}).render_as_string(hide_password=False)
+
+
+@pytest.fixture
 def store(any_store: Store) -> Store:
     return any_store
 

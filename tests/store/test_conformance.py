@@ -297,6 +297,9 @@ def test_a_step_is_recorded_within_a_transaction_of_the_users(store: Store, link
 
 WRITES: dict[str, Callable[[Store, Link, Fence, int], bool]] = {
     "record new": lambda store, link, fence, lease: store.record(link, fence, a_step("new"), lease),
+    "record new if fresh": lambda store, link, fence, lease: store.record(
+        link, fence, a_step("new"), lease, is_fresh=True
+    ),
     "record known": lambda store, link, fence, lease: store.record(link, fence, a_step("old", known=True), lease),
     "suspend": lambda store, link, fence, lease: bool(
         store.suspend(
@@ -435,7 +438,7 @@ def test_a_write_waits_for_the_outcome_of_a_hand_off(racing: Store, write: str, 
         row = run_row(store, link)
         assert (row["token"], row["status"]) == (STALE, "suspended")
         assert step_rows(store, link) == before
-    elif write in ("record new", "record within", "suspend"):
+    elif write in ("record new", "record new if fresh", "record within", "suspend"):
         assert "new" in step_rows(store, link)
 
 

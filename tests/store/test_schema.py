@@ -10,11 +10,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from celery_durable.errors import ConfigurationError
 from celery_durable.store import schema
+from celery_durable.store.dialects import make_engine
 from celery_durable.store.store import Store
 
 from .making import a_step, claimed, lease_of, new_run, step_rows, taken
@@ -256,8 +257,8 @@ def test_two_prefixes_in_one_database(database_url: str) -> None:
 
 
 def test_tables_of_the_users_own_are_left_alone(database_url: str) -> None:
-    engine = create_engine(database_url)
-    with engine.begin() as connection:
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
     store = Store(database_url)

@@ -57,13 +57,13 @@ class StatementGroup:
             **given, emitted_at=now, due_at=now + bindparam("due_in", type_=BigInteger), sends=literal(0)
         )
 
-    def _fenced_run(self, **values: Any) -> Any:
+    def _is_ours(self) -> ColumnElement[bool]:
+        """Whether the run is executed by the holder of this token."""
         run = self._tables.run
-        return (
-            update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
-            .values(**values)
-        )
+        return and_(run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running")
+
+    def _fenced_run(self, **values: Any) -> Any:
+        return update(self._tables.run).where(self._is_ours()).values(**values)
 
     def _is_held(self) -> Any:
         """Whether a worker executes a run, or has a step under way though the run was stopped."""

@@ -36,6 +36,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -83,8 +84,12 @@ class EventStatements(StatementGroup):
         lease = self._tables.lease
         self.close_gates: Executable | None = None
         if self._dialect.advisory_locks:
-            self.close_gates = text("SELECT pg_advisory_xact_lock(:name_gate), pg_advisory_xact_lock(:key_gate)")
-            self.hold_gate: Executable = text("SELECT pg_advisory_xact_lock_shared(:gate)")
+            name_gate, key_gate, gate = (
+                bindparam(name, type_=BigInteger) for name in ("name_gate", "key_gate", "gate")
+            )
+            both = "SELECT pg_advisory_xact_lock(:name_gate), pg_advisory_xact_lock(:key_gate)"
+            self.close_gates = text(both).bindparams(name_gate, key_gate)
+            self.hold_gate: Executable = text("SELECT pg_advisory_xact_lock_shared(:gate)").bindparams(gate)
         elif not self._dialect.one_writer:
             at_gates = lease.c.name.in_(bindparam("gates", expanding=True))
             gates = select(lease.c.name).where(at_gates).order_by(lease.c.name)
@@ -186,7 +191,7 @@ class EventStatements(StatementGroup):
         )
         waiting = exists().where(wait.c.name == bindparam("at_name"))
         others = (waiting.where(wait.c.key.is_(None)).label("keyless"), earlier.exists().label("earlier"))
-        self.prospects_by_name: Executable = select(literal(False).label("keyed"), *others)
+        self.prospects_by_name: Executable = select(false().label("keyed"), *others)
         self.prospects_by_key: Executable = select(
             waiting.where(wait.c.key == bindparam("at_key")).label("keyed"), *others
         )

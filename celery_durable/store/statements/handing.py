@@ -218,7 +218,7 @@ class HandingStatements(StatementGroup):
             .where(these)
             .ordered_values(
                 # In this order: MySQL sees what it has set before.
-                (run.c.token, case((is_held, run.c.token), else_=bindparam("token"))),
+                (run.c.token, case((is_held, run.c.token), else_=bindparam("token", type_=BigInteger))),
                 (run.c.waiting_on, case((is_held, UNDER_WAY), else_="its cancelling")),
                 (run.c.due_at, case((is_running, run.c.due_at), (is_held, run.c.wake_at), else_=soon)),
                 (run.c.wake_at, case((is_running, run.c.due_at), (is_held, run.c.wake_at), else_=None)),

@@ -60,7 +60,7 @@ class OperatingStatements(StatementGroup):
                 run.c.kind.is_(None),
             )
             .ordered_values(
-                (run.c.token, case((is_held, run.c.token), else_=bindparam("token"))),
+                (run.c.token, case((is_held, run.c.token), else_=bindparam("token", type_=BigInteger))),
                 (run.c.wake_at, case((is_running, run.c.due_at), (keeps_time, run.c.wake_at), else_=None)),
                 (run.c.due_at, None),
                 (run.c.queued_at, None),
@@ -76,7 +76,7 @@ class OperatingStatements(StatementGroup):
             update(run)
             .where(run.c.id == bindparam("at_id"), run.c.status == "paused")
             .ordered_values(
-                (run.c.token, case((held, run.c.token), else_=bindparam("token"))),
+                (run.c.token, case((held, run.c.token), else_=bindparam("token", type_=BigInteger))),
                 (run.c.waiting_on, case((held, UNDER_WAY), else_="its turn")),
                 (run.c.due_at, case((later, run.c.wake_at), else_=now)),
                 (run.c.wake_at, case((later, run.c.wake_at), (begun, now), else_=run.c.wake_at)),

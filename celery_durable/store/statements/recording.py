@@ -6,7 +6,8 @@ transaction has rotated the token and not yet committed, a plain ``INSERT ... SE
 reads the old row and lets a stale write through. So the run's row has to be *locked* by the very
 statement that writes:
 
-* PostgreSQL: an UPDATE of the run in a WITH, which extends the lease as well, feeds the INSERT.
+* PostgreSQL: an UPDATE of the run in a WITH, which extends the lease as well, feeds the INSERT. Where the lease is
+  fresh, a SELECT that locks the run does: it leaves no dead row behind.
 * MySQL, MariaDB: the INSERT's SELECT locks the run's row (``LOCK IN SHARE MODE``).
 * SQLite: a writing statement has the whole database for itself, so the plain form is a fence there.
 
@@ -99,18 +100,19 @@ class RecordStatements(StatementGroup):
         unsettled = and_(step.c.id == bindparam("at_step"), or_(step.c.status == "started", step.c.status == "waiting"))
         if self._dialect.writes_in_cte:
             fence = self._fenced_run(due_at=bindparam("lease_until")).returning(run.c.id).cte("fence")
-            source = select(fence.c.id, *new_step)
+            held = select(run.c.id).where(self._is_ours()).with_for_update(key_share=True).cte("fence")
+            source, source_if_fresh = (select(each.c.id, *new_step) for each in (fence, held))
             self.record_known: Executable | None = (
                 update(step).where(step.c.run_id == fence.c.id, unsettled).values(**known_step)
             )
         else:
-            source = select(run.c.id, *new_step).where(
-                run.c.id == bindparam("at_id"), run.c.token == bindparam("at_token"), run.c.status == "running"
-            )
+            source = select(run.c.id, *new_step).where(self._is_ours())
             if self._dialect.name == "mysql":
                 source = source.with_for_update(read=True)
+            source_if_fresh = source
             self.record_known = None
         self.record_new: Executable = insert(step).from_select(list(STEP_COLUMNS), source)
+        self.record_new_if_fresh: Executable = insert(step).from_select(list(STEP_COLUMNS), source_if_fresh)
         # Inside a transaction that has fenced already:
         self.insert_step: Executable = insert(step).values({name: bindparam(f"step_{name}") for name in STEP_COLUMNS})
         self.update_step: Executable = (

@@ -105,6 +105,7 @@ class StartStatements(StatementGroup):
             run.c.passes,
             run.c.created_at,
             run.c.started_at,
+            run.c.due_at,
             run.c.wake_at,
             run.c.parent_id,
             run.c.parent_step,
