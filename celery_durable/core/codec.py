@@ -79,7 +79,7 @@ def decode(text: str) -> Any:
 
 def decode_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call as they were recorded: those by position, and those by name."""
-    args, kwargs = _read(text, _unpack_pair)
+    args, kwargs = _read(text, _unpack_pair if TAGGED in text else _checked_pair)
     return args, kwargs
 
 
@@ -136,21 +136,30 @@ TAGGED = f'"{TAG}"'
 
 
 def is_json(value: Any, depth: int = _MAX_DEPTH) -> bool:
-    """Whether a value is plain JSON data, so that its text is its form. Most are, and need not be taken apart."""
+    """Whether a value is plain JSON data, so that its text is its form. Most are, and need not be taken apart.
+
+    Asked for what every step is given and gives: its loops are no generators, as these take twice as long.
+    """
     kind = type(value)
     if kind in _SCALARS:
         return True
     if kind is float:
         return math.isfinite(value)
     if kind is dict:
-        if TAG in value or not all(type(key) is str for key in value):
+        if TAG in value:
             return False
+        for key in value:
+            if type(key) is not str:
+                return False
         items = value.values()
     elif kind is list:
         items = value
     else:
         return False
-    return all(type(item) in _SCALARS or (depth > 0 and is_json(item, depth - 1)) for item in items)
+    for item in items:  # noqa: SIM110
+        if type(item) not in _SCALARS and not (depth > 0 and is_json(item, depth - 1)):
+            return False
+    return True
 
 
 def _as_it_is(value: Any) -> Any:
@@ -210,7 +219,11 @@ def _unpack(value: Any) -> Any:
 
 
 def _unpack_pair(value: Any) -> tuple[list[Any], dict[str, Any]]:
-    args, kwargs = _unpack(value)
+    return _checked_pair(_unpack(value))
+
+
+def _checked_pair(value: Any) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = value
     if type(args) is not list or type(kwargs) is not dict or not all(type(name) is str for name in kwargs):
         raise TypeError("no arguments by position and by name")
     return args, kwargs
