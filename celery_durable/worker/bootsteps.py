@@ -13,12 +13,12 @@ from sqlalchemy.exc import DBAPIError
 from ..core.duration import SECOND
 from ..errors import ConfigurationError
 from .message import PASS_HEADER
-from .request import hear_silence
+from .request import acknowledge_finished, hear_silence
 from .revoking import hear_revokes
 from .runtime import Runtime, runtime_of, stop_handing_out
 from .sweeper import Sweeper
 
-__all__ = ["SweeperStep", "UnknownTaskStep"]
+__all__ = ["LastAcknowledgementsStep", "SweeperStep", "UnknownTaskStep"]
 
 logger = logging.getLogger("celery_durable")
 
@@ -123,6 +123,20 @@ class UnknownTaskStep(bootsteps.StartStopStep):
             _set_aside(runtime_of(consumer.app), headers["id"], headers["task"], consumer.hostname)
 
         consumer.on_unknown_task = on_unknown_task
+
+
+class LastAcknowledgementsStep(bootsteps.StartStopStep):
+    """Acknowledges what was put off (see ``request.py``) before the connection is closed: it would come again, to be
+    dropped."""
+
+    name = "celery_durable.last_acknowledgements"
+    label = "messages of durable runs"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None: ...
+
+    def stop(self, consumer: Any) -> None:
+        acknowledge_finished()
 
 
 def _set_aside(runtime: Runtime, run_id: str, task: str, hostname: str) -> None:

@@ -32,6 +32,7 @@ def install(app: Any) -> None:
     # By their names: what only a worker needs is imported there.
     app.steps["worker"].add("celery_durable.worker.bootsteps:SweeperStep")
     app.steps["consumer"].add("celery_durable.worker.bootsteps:UnknownTaskStep")
+    app.steps["consumer"].add("celery_durable.worker.bootsteps:LastAcknowledgementsStep")
     register_dispatch(app)
     register_reports(app)
     register_canvas(app, DurableTask)

@@ -10,6 +10,8 @@ signal ``task_postrun``, but then every task would pay for that; here only one t
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,6 +21,7 @@ from celery.exceptions import Ignore, Reject, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.asynchronous import get_event_loop
 
 from ..core.faults import write_error
 from .message import PASS_HEADER
@@ -29,9 +32,24 @@ from .sending import follow
 from .showing import show_waiting
 from .sweeper import recover
 
-__all__ = ["DurableRequest", "OrdinaryRequest", "hear_silence"]
+__all__ = ["DurableRequest", "OrdinaryRequest", "acknowledge_finished", "hear_silence"]
 
 logger = logging.getLogger("celery_durable")
+
+
+_LATEST = 0.01
+"""Seconds after which a message is acknowledged whatever else there is to do."""
+_finished: list[Callable[[], None]] = []
+"""What acknowledges the messages that are executed, and were let wait."""
+
+
+def acknowledge_finished() -> None:
+    """Acknowledge the messages that are executed."""
+    try:
+        while _finished:
+            _finished.pop(0)()
+    finally:
+        _finished.clear()  # after an error: their connection is lost, and they come again
 
 
 class DurableRequest(Request):
@@ -45,12 +63,28 @@ class DurableRequest(Request):
     def _holder(self) -> str:
         return worker_name(self.hostname, self.worker_pid)
 
+    def acknowledge(self) -> None:
+        """Where others wait for the process that is free now, they come first: a broker takes its time for this."""
+        hub = get_event_loop()
+        are_waiting = len(state.reserved_requests) > len(state.active_requests)
+        in_loop = hub is not None and threading.current_thread() is threading.main_thread()
+        is_stopping = any(
+            each is not None and each is not False for each in (state.should_stop, state.should_terminate)
+        )
+        if not are_waiting or not in_loop or is_stopping:
+            super().acknowledge()
+            return
+        if not _finished:
+            hub.call_later(_LATEST, acknowledge_finished)
+        _finished.append(super().acknowledge)
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         if self._request_dict.get(PASS_HEADER):
             # Monitors take a state of their own, such as WAITING, for later than STARTED whatever its
             # time is; only a retry makes them believe in a new start.
             self.send_event("task-retried", exception="", traceback="")
         super().on_accepted(pid, time_accepted)
+        acknowledge_finished()
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft and not state.should_terminate:
