@@ -46,14 +46,18 @@ class Boundary:
 
     def write(self, value: Any, what: str) -> str:
         """The value as text, once it is known to fit."""
-        if self._adapter is not None and self._is_fitting(value):
+        if self._adapter is None:
+            return encode(value, what)
+        if self._is_fitting(value):
             return encode(value, what, is_plain=True)
-        return encode(self.plain(value, what), what)
+        return encode(self._dumped(value, what), what)
 
     def plain(self, value: Any, what: str) -> Any:
         """The value in plain types, once it is known to fit."""
-        if self._adapter is None or self._is_fitting(value):
-            return value
+        return value if self._adapter is None or self._is_fitting(value) else self._dumped(value, what)
+
+    def _dumped(self, value: Any, what: str) -> Any:
+        assert self._adapter is not None
         fitting = self._fit(value, what)
         plain = self._adapter.dump_python(fitting, round_trip=True, warnings=False)
         self._fit(plain, f"{what}, once stored,")  # a field that is left out would be missed at every replay

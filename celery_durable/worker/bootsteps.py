@@ -133,8 +133,6 @@ class LastAcknowledgementsStep(bootsteps.StartStopStep):
     label = "messages of durable runs"
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def start(self, consumer: Any) -> None: ...
-
     def stop(self, consumer: Any) -> None:
         acknowledge_finished()
 

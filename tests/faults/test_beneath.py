@@ -12,7 +12,7 @@ from sqlalchemy import Connection, make_url
 from celery_durable.store.link import Link
 from celery_durable.store.records import Aftermath, Claim
 from celery_durable.store.store import Store
-from tests.store.making import LEASE, a_step, lease_of, new_run, run_row, step_rows, taken
+from tests.store.making import LEASE, a_step, lease_of, new_run, prepared_on, run_row, step_rows, taken
 
 from .wire import SILENT, UNANSWERED, UNSENT, Wire
 
@@ -59,18 +59,13 @@ def ending(store: Store, link: Link, run_id: str) -> Callable[[], Any]:
 OPERATIONS = {"start": starting, "claim": claiming, "record": recording, "end": ending}
 
 
-def is_prepared(connection: Connection) -> bool:
-    ours = "SELECT count(*) FROM pg_prepared_statements WHERE starts_with(name, 'durable')"
-    return bool(connection.exec_driver_sql(ours).scalar())
-
-
 @pytest.mark.parametrize("how", [UNSENT, UNANSWERED, SILENT])
 @pytest.mark.parametrize("what", OPERATIONS)
 def test_an_operation_whose_connection_is_lost(wire: Wire, store: Store, what: str, how: str) -> None:
     run_id, passes = f"{what} {how}", {"start": 0}.get(what, 1)
     with store.link() as link:
         OPERATIONS[what](store, link, f"before {run_id}")()  # so that it is prepared
-        assert link.run(is_prepared)
+        assert link.run(prepared_on) > 0
         operation = OPERATIONS[what](store, link, run_id)
         link.run(lambda connection: wire.lose(connection, how))
         assert operation() is True

@@ -215,6 +215,13 @@ class Stage(CeleryTestSetup):
         )
         return self.run(run_id)
 
+    def count(self, status: str) -> int:
+        """How many runs have this status."""
+        run = self.store.tables.run
+        statement = run.select().where(run.c.status == status).with_only_columns(run.c.id)
+        with self.store.link() as link:
+            return len(link.run(lambda connection: connection.execute(statement).all()))
+
     def send_copies(self, run_id: Any, count: int, delay: float) -> None:
         """The run's message, some more times."""
         run_id = getattr(run_id, "id", run_id)

@@ -13,13 +13,6 @@ from tests.waiting import wait_until
 RUNS = 40
 
 
-def count(stage: Stage, status: str) -> int:
-    run = stage.store.tables.run
-    statement = run.select().where(run.c.status == status).with_only_columns(run.c.id)
-    with stage.store.link() as link:
-        return len(link.run(lambda connection: connection.execute(statement).all()))
-
-
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_all_messages_are_acknowledged(stage: Stage, pool: str) -> None:
     (worker,) = stage.start_workers("one", pool=pool, concurrency=1)
@@ -35,8 +28,8 @@ def test_those_of_a_worker_that_stops_amid_its_work(stage: Stage) -> None:
     (worker,) = stage.start_workers("one", concurrency=1)
     for _ in range(RUNS):
         tasks.many_steps.apply_async((2, 0.01), ignore_result=True)
-    wait_until(lambda: count(stage, "completed") >= 5, 30, "some are done")
+    wait_until(lambda: stage.count("completed") >= 5, 30, "some are done")
     worker.container.stop()
-    done = count(stage, "completed")
+    done = stage.count("completed")
     assert 5 <= done < RUNS
     assert messages_out(stage) == RUNS - done

@@ -26,19 +26,12 @@ def test_sleepers_cost_rows(stage: Stage) -> None:
 
     for _ in range(SLEEPERS):
         tasks.asleep.apply_async((DAY,), ignore_result=True)
-    wait_until(lambda: suspended(stage) == SLEEPERS, 120, "all of them sleep")
+    wait_until(lambda: stage.count("suspended") == SLEEPERS, 120, "all of them sleep")
 
     assert memory(worker) - before < 20 * 2**20
     # The last of them are acknowledged after they sleep, and their marks written a while after that.
     wait_until(lambda: messages_out(stage) == 0, 20, "no message is out")
     wait_until(lambda: idle_share(worker, seconds=8) < 0.01, 60, "the worker is idle")
-
-
-def suspended(stage: Stage) -> int:
-    run = stage.store.tables.run
-    statement = run.select().where(run.c.status == "suspended").with_only_columns(run.c.id)
-    with stage.store.link() as link:
-        return len(link.run(lambda connection: connection.execute(statement).all()))
 
 
 def processes(worker: Worker) -> list[psutil.Process]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from celery_durable.core.duration import SECOND
 from celery_durable.store.link import Link
@@ -69,3 +69,9 @@ def put(store: Store, link: Link, run_id: str = "r1", **values: Any) -> None:
 
 def stale(claim: Claim) -> Fence:
     return Fence(claim.fence.run_id, STALE)
+
+
+def prepared_on(connection: Connection) -> int:
+    """How many statements of ours PostgreSQL has ready on this connection."""
+    ours = "SELECT count(*) FROM pg_prepared_statements WHERE starts_with(name, 'durable')"
+    return int(connection.exec_driver_sql(ours).scalar_one())

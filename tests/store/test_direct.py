@@ -33,9 +33,7 @@ from celery_durable.store.prepared import Prepared
 from celery_durable.store.store import Store
 from tests.waiting import wait_until
 
-from .making import a_step, lease_of, step_rows, taken
-
-OURS = "SELECT count(*) FROM pg_prepared_statements WHERE starts_with(name, 'durable')"
+from .making import a_step, lease_of, prepared_on, step_rows, taken
 
 
 def store_of(url: str) -> Store:
@@ -46,16 +44,9 @@ def store_of(url: str) -> Store:
 
 
 @pytest.fixture
-def store(postgresql_url: str) -> Iterator[Store]:
-    opened = Store(postgresql_url)
-    opened.migrate()
-    yield opened
-    opened.engine.dispose()
-
-
-def prepared_on(connection: Connection) -> int:
-    """How many statements of ours the server has ready on this connection."""
-    return int(connection.exec_driver_sql(OURS).scalar_one())
+def database_url(postgresql_url: str) -> str:
+    """The other databases have no such way."""
+    return postgresql_url
 
 
 def noting(store: Store) -> Prepared:

@@ -101,7 +101,7 @@ class RecordStatements(StatementGroup):
         if self._dialect.writes_in_cte:
             fence = self._fenced_run(due_at=bindparam("lease_until")).returning(run.c.id).cte("fence")
             held = select(run.c.id).where(self._is_ours()).with_for_update(key_share=True).cte("fence")
-            source, source_if_fresh = (select(each.c.id, *new_step) for each in (fence, held))
+            source, if_fresh = (select(each.c.id, *new_step) for each in (fence, held))
             self.record_known: Executable | None = (
                 update(step).where(step.c.run_id == fence.c.id, unsettled).values(**known_step)
             )
@@ -109,10 +109,12 @@ class RecordStatements(StatementGroup):
             source = select(run.c.id, *new_step).where(self._is_ours())
             if self._dialect.name == "mysql":
                 source = source.with_for_update(read=True)
-            source_if_fresh = source
+            if_fresh = None  # it writes nothing to the run
             self.record_known = None
         self.record_new: Executable = insert(step).from_select(list(STEP_COLUMNS), source)
-        self.record_new_if_fresh: Executable = insert(step).from_select(list(STEP_COLUMNS), source_if_fresh)
+        self.record_new_if_fresh: Executable = (
+            self.record_new if if_fresh is None else insert(step).from_select(list(STEP_COLUMNS), if_fresh)
+        )
         # Inside a transaction that has fenced already:
         self.insert_step: Executable = insert(step).values({name: bindparam(f"step_{name}") for name in STEP_COLUMNS})
         self.update_step: Executable = (
