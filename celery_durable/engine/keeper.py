@@ -1,7 +1,8 @@
 """A worker process's one helper thread: heartbeats for the leases, and delivery marks in batches.
 
 Both are kept off the hot path: a pass only notes that it began or ended. The thread begins with the
-first pass of its process, so a worker's main process and a web server never have one.
+first pass of its process, so a worker's main process and a web server never have one. It has a connection of its own
+while there is something to do: by turns with the passes it would have each of them begin on the other one's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..core.duration import SECOND
 from ..store.records import Fence
 
 if TYPE_CHECKING:
+    from ..store.link import Link
     from ..store.store import Store
 
 __all__ = ["Keeper"]
@@ -74,11 +76,13 @@ class Keeper:
             return
         with self._changed:
             marks, self._delivered = self._delivered, []
-        self._mark(marks)
+        with self._store.link() as link:
+            self._mark(link, marks)
 
     def _work(self) -> None:
         beat = max(self._lease / SECOND / 3, 0.05)
         next_beat = time.monotonic() + beat
+        link, is_idle = self._store.link(), False
         while True:
             with self._changed:
                 if not self._delivered:
@@ -87,17 +91,20 @@ class Keeper:
             with self._changed:
                 marks, self._delivered = self._delivered, []
                 held = list(self._held.values())
-            self._mark(marks)
+            self._mark(link, marks)
+            is_idle = is_idle and not marks
             if time.monotonic() >= next_beat:
-                self._beat(held)
+                self._beat(link, held)
                 next_beat = time.monotonic() + beat
+                if is_idle and not held:
+                    link.release()
+                is_idle = True
 
-    def _mark(self, marks: list[Fence]) -> None:
+    def _mark(self, link: Link, marks: list[Fence]) -> None:
         if not marks:
             return
         try:
-            with self._store.link() as link:
-                self._store.mark_delivered(link, marks)
+            self._store.mark_delivered(link, marks)
         except Exception as error:
             # Unmarked, they are delivered once more; a mark that comes late prevents that.
             logger.warning("%d delivered results could not be marked yet: %s", len(marks), error)
@@ -105,11 +112,10 @@ class Keeper:
                 self._delivered = marks + self._delivered
             time.sleep(1)
 
-    def _beat(self, held: list[Fence]) -> None:
+    def _beat(self, link: Link, held: list[Fence]) -> None:
         if not held:
             return
         try:
-            with self._store.link() as link:
-                self._store.extend(link, held, self._lease)
+            self._store.extend(link, held, self._lease)
         except Exception as error:
             logger.warning("the leases of %d runs could not be extended: %s", len(held), error)

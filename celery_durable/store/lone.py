@@ -86,7 +86,7 @@ class Lone(Events):
         rows = self._rows(link, statement, values)
         if len(rows) != 1 or rows[0].run_id is None or rows[0].is_late or rows[0].dispatched_at is not None:
             return None
-        run_id, step_id, _, *of_event, match = rows[0]
+        run_id, step_id, _, match, *of_event = rows[0]
         event = StoredEvent._make(of_event)
         if match is not None and not matches(decode(match), decode(event.payload)):
             return None

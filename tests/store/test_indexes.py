@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, create_engine
 
+from celery_durable.store.dialects import POSTGRESQL
 from celery_durable.store.finding import Filter
+from celery_durable.store.prepared import Prepared
+from celery_durable.store.statements import Statements
 from celery_durable.store.store import Store
+from celery_durable.store.tables import Tables
 
 SEARCHED = {
     "due": "due_at",
@@ -129,4 +135,70 @@ def test_postgresql_reads_no_dispatched_event_to_find_those_that_are_not(postgre
         connection.exec_driver_sql("ANALYZE durable_event")
         plan = [row[0].strip() for row in connection.exec_driver_sql("EXPLAIN " + asked)]
     assert [line for line in plan if "ix_durable_event_due" in line], plan
+    store.engine.dispose()
+
+
+def of_one_run() -> list[str]:
+    """The statements that name a run by its id."""
+    statements = Statements(Tables.build("durable_"), POSTGRESQL)
+    dialect = create_engine("postgresql+psycopg://").dialect
+    found = []
+    for name in dir(statements):
+        compiles = getattr(getattr(statements, name), "compile", None)
+        compiled: Any = compiles and compiles(dialect=dialect)
+        if compiled is None or "durable_run.id = " not in str(compiled):
+            continue
+        # A list that is given makes another text each time.
+        if not any(bind.expanding and bind.required for bind in compiled.bind_names):
+            found.append(name)
+    return found
+
+
+def generic_plan(connection: Connection, store: Store, name: str) -> list[str]:
+    """How PostgreSQL executes a statement whatever its values are."""
+    text = Prepared(getattr(store.statements, name), store.engine)._formed({}).text
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+    text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text).replace("%%", "%")
+    driver: Any = connection.connection.driver_connection
+    driver.execute("SET plan_cache_mode = force_generic_plan")
+    driver.execute(f"PREPARE asked AS {text}")
+    nothing = f"({', '.join(['NULL'] * len(names))})" if names else ""
+    plan = [row[0].strip() for row in driver.execute(f"EXPLAIN EXECUTE asked{nothing}").fetchall()]
+    driver.execute("DEALLOCATE asked")
+    return plan
+
+
+def test_many_statements_name_a_run_by_its_id() -> None:
+    assert {"claim", "finish", "record_new", "record_new_if_fresh", "suspend", "emit_by_key"} <= set(of_one_run())
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["empty", "few are at work"])
+def test_postgresql_goes_to_a_run_by_its_id(postgresql_url: str, is_known: bool) -> None:
+    """And not through all that have its status: there are few of them, and in the index thousands of dead rows of
+    those which had it. A step took twice as long for that."""
+    store = Store(postgresql_url)
+    store.migrate()
+    with store.engine.connect() as connection:
+        if is_known:
+            connection.exec_driver_sql(ASLEEP_AND_ENDED.replace("%", "%%"))
+            connection.exec_driver_sql("UPDATE durable_run SET status = 'running' WHERE id IN ('7', '8')")
+            connection.exec_driver_sql("ANALYZE durable_run")
+        for name in of_one_run():
+            plan = generic_plan(connection, store, name)
+            by_status = [line for line in plan if "Index Cond" in line and "status)" in line]
+            assert not by_status, (name, plan)
+    store.engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["emit_by_key", "emit_by_name", "answer_lone"])
+def test_postgresql_answers_a_wait_without_reading_a_table(postgresql_url: str, name: str) -> None:
+    """Not even one that is small as yet: the plan is made once, and the table grows."""
+    store = Store(postgresql_url)
+    store.migrate()
+    with store.engine.connect() as connection:
+        plan = generic_plan(connection, store, name)
+    assert not [line for line in plan if "Seq Scan" in line], plan
+    if name == "emit_by_key":
+        found = [line for line in plan if line.startswith("Index Cond") and "(name)" in line and "key" in line]
+        assert len(found) == 2, plan  # those of its key, and those without one
     store.engine.dispose()

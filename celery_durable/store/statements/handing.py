@@ -166,7 +166,7 @@ class HandingStatements(StatementGroup):
             .cte("answered")
         )
         outstanding = func.coalesce(caller.c.quorum, 0)
-        parked = select(answered.c.run_id).where(caller.c.id == answered.c.run_id, caller.c.status == "suspended")
+        parked = select(answered.c.run_id).where(caller.c.id == answered.c.run_id, self._status(caller) == "suspended")
         last = parked.where(outstanding <= 1) if status == "completed" else parked
         woken = self._waking(run.c.id == last.scalar_subquery()).returning(run.c.id).cte("woken")
         found = select(ended.c.id.label("ended"), woken.c.id.label("woken")).select_from(
@@ -189,7 +189,7 @@ class HandingStatements(StatementGroup):
             update(cast(Any, caller))
             .where(
                 caller.c.id == bindparam("at_parent"),
-                caller.c.status == "suspended",
+                self._status(caller) == "suspended",
                 caller.c.quorum > 1,
                 called.c.id == bindparam("at_id"),
                 is_open(called),

@@ -28,6 +28,8 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
+    union_all,
     update,
 )
 
@@ -54,29 +56,40 @@ class LoneStatements(StatementGroup):
 
     def _lone_waits(self) -> None:
         """An event, the first two of the waits that it might answer, and whether others come before it there."""
-        event, wait = self._tables.event, self._tables.wait
+        event = self._tables.event
         of_event = [event.c[name] for name in OF_EVENT]
         at_event = event.c.id == bindparam("at_id")
-        self.lone_by_name: Executable = self._with_waits(event, *of_event, wait.c.match).where(at_event)
-        self.lone_by_key: Executable = self._with_waits(event, *of_event, wait.c.match, by_key=True).where(at_event)
+        self.lone_by_name: Executable = self._with_waits(event, *of_event).where(at_event)
+        self.lone_by_key: Executable = self._with_waits(event, *of_event, by_key=True).where(at_event)
 
     def _with_waits(self, emitted: FromClause, *columns: ColumnElement[Any], by_key: bool = False) -> Select[Any]:
-        wait, before = self._tables.wait, self._tables.event.alias("before")
+        wait, wanted = self._wanted(by_key)
+        before = self._tables.event.alias("before")
         earlier = select(literal(1)).where(
             before.c.name == bindparam("at_name"), before.c.due_at.is_not(None), before.c.seq < emitted.c.seq
         )
-        wanted = keyless = and_(wait.c.name == bindparam("at_name"), wait.c.key.is_(None))
         is_late: Any = exists(earlier.correlate(emitted))
         if by_key:
-            # The name twice: SQLite would read all waits of that name otherwise.
-            wanted = or_(and_(wait.c.name == bindparam("at_name"), wait.c.key == bindparam("at_key")), keyless)
             of_key = exists(earlier.where(before.c.key == bindparam("at_key")).correlate(emitted))
             is_late = case((wait.c.key.is_(None), is_late), else_=of_key)
         return (
-            select(wait.c.run_id, wait.c.step_id, is_late.label("is_late"), *columns)
+            select(wait.c.run_id, wait.c.step_id, is_late.label("is_late"), wait.c.match, *columns)
             .join_from(emitted, wait, and_(wanted, wait.c.since <= emitted.c.emitted_at), isouter=True)
             .limit(2)
         )
+
+    def _wanted(self, by_key: bool) -> tuple[FromClause, ColumnElement[bool]]:
+        """Where the waits of a name are found that ask for this key or for none, and by what."""
+        wait = self._tables.wait
+        keyless = and_(wait.c.name == bindparam("at_name"), wait.c.key.is_(None))
+        if not by_key:
+            return wait, keyless
+        # The name twice: SQLite would read all waits of that name otherwise.
+        keyed = and_(wait.c.name == bindparam("at_name"), wait.c.key == bindparam("at_key"))
+        if self._dialect.name != "postgresql":
+            return wait, or_(keyed, keyless)
+        # So would PostgreSQL where it knows nothing of the table yet, unless these are two questions.
+        return union_all(select(wait).where(keyed), select(wait).where(keyless)).subquery("wanted"), true()
 
     def _answer_lone(self) -> None:
         """Answer one wait behind the lock of its run, which tells what its message is made of."""
@@ -111,36 +124,36 @@ class LoneStatements(StatementGroup):
         """Record an event and answer the wait that it finds alone, as one statement: who emits one that nobody waits
         for pays nothing for the look, and who answers one has one commit. The answer is put together there, as the time
         of the event is the database's. A wait that asks something of the payload is left to who can read that."""
-        event, wait = self._tables.event, self._tables.wait
+        event = self._tables.event
         self.emit_by_name: Executable | None = None
         self.emit_by_key: Executable | None = None
         if not self._dialect.writes_in_cte or isinstance(self._tables.step.c.result.type, Sealed):
             return
         emitted = self._emitting().returning(event.c.seq, event.c.emitted_at).cte("emitted")
-        asks = wait.c.match.is_not(None).label("asks")
-        self.emit_by_name = self._answering_itself(emitted, self._with_waits(emitted, asks))
-        self.emit_by_key = self._answering_itself(emitted, self._with_waits(emitted, asks, by_key=True))
+        self.emit_by_name = self._answering_itself(emitted, self._with_waits(emitted))
+        self.emit_by_key = self._answering_itself(emitted, self._with_waits(emitted, by_key=True))
 
     def _answering_itself(self, emitted: CTE, waits: Select[Any]) -> Select[Any]:
         found = waits.cte("found")
         is_alone = select(func.count()).select_from(found).scalar_subquery() == 1
-        lone = select(found.c.run_id, found.c.step_id).where(~found.c.is_late, ~found.c.asks, is_alone).cte("lone")
+        asks = found.c.match.is_not(None).label("asks")
+        lone = select(found.c.run_id, found.c.step_id).where(~found.c.is_late, ~asks, is_alone).cte("lone")
         text = self._tables.event.c.payload.type
         before, between, after = (bindparam(f"answer_{part}", type_=text) for part in ("before", "between", "after"))
-        moment = iso(select(emitted.c.emitted_at).scalar_subquery())
+        moment = iso(_one(emitted.c.emitted_at))
         result = before.concat(bindparam("payload", type_=text)).concat(between).concat(moment).concat(after)
         woken, written = self._woken_by(
-            self._asleep(lone.c.run_id),
-            select(lone.c.step_id).scalar_subquery(),
-            select(emitted.c.seq).scalar_subquery(),
+            self._asleep(_one(lone.c.run_id)),
+            _one(lone.c.step_id),
+            _one(emitted.c.seq),
             result,
         )
-        whole = select(found.c.asks, woken).select_from(found).join(woken, woken.c.id == found.c.run_id, isouter=True)
+        whole = select(asks, woken).select_from(found).join(woken, woken.c.id == found.c.run_id, isouter=True)
         return self._sent(whole, woken, isouter=True).add_cte(*written)
 
     def _asleep(self, run_id: ColumnElement[str]) -> Select[Any]:
         run = self._tables.run
-        return select(run.c.id).where(run.c.id == run_id, run.c.status == "suspended", self._is_let_go())
+        return select(run.c.id).where(run.c.id == run_id, self._status(run) == "suspended", self._is_let_go())
 
     def _had(self, event: ColumnElement[Any]) -> ColumnElement[bool]:
         """Whether the run of a wait has had the event."""
@@ -156,16 +169,20 @@ class LoneStatements(StatementGroup):
         now, locked = self._dialect.now(), asleep.with_for_update(skip_locked=True, of=run).cte("locked")
         opened = (
             delete(wait)
-            .where(wait.c.run_id == locked.c.id, wait.c.step_id == step_id, ~self._had(event))
+            .where(wait.c.run_id == _one(locked.c.id), wait.c.step_id == step_id, ~self._had(event))
             .returning(wait.c.run_id, wait.c.step_id)
             .cte("opened")
         )
         took = insert(taken).from_select(
             ["run_id", "event", "step_id", "taken_at"], select(opened.c.run_id, event, opened.c.step_id, now)
         )
-        of_step = and_(step.c.run_id == opened.c.run_id, step.c.id == opened.c.step_id, step.c.status == "waiting")
-        answered = update(step).where(of_step).values(status="completed", result=result, finished_at=now)
-        woken = self._waking(run.c.id == opened.c.run_id, sends=1).returning(*self._of_due()).cte("woken")
+        of_step = and_(step.c.run_id == _one(opened.c.run_id), step.c.id == _one(opened.c.step_id))
+        answered = (
+            update(step)
+            .where(of_step, step.c.status == "waiting")
+            .values(status="completed", result=result, finished_at=now)
+        )
+        woken = self._waking(run.c.id == _one(opened.c.run_id), sends=1).returning(*self._of_due()).cte("woken")
         return woken, [took.cte("took"), answered.cte("answered")]
 
     def _sent(self, whole: Select[Any], woken: CTE, *, isouter: bool) -> Select[Any]:
@@ -173,6 +190,12 @@ class LoneStatements(StatementGroup):
         run_input = self._tables.input
         read = whole.add_columns(run_input.c.arguments, run_input.c.message)
         return read.join(run_input, run_input.c.run_id == woken.c.id, isouter=isouter)
+
+
+def _one(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The value of the one row that there is at most. Not a join, for which PostgreSQL reads whole tables while they
+    are small, and goes on so while they grow."""
+    return select(column).scalar_subquery()
 
 
 def iso(micros: ColumnElement[int]) -> ColumnElement[str]:

@@ -56,7 +56,7 @@ class OperatingStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id == bindparam("at_id"),
-                run.c.status.in_(("pending", "running", "suspended")),
+                self._status(run).in_(("pending", "running", "suspended")),
                 run.c.kind.is_(None),
             )
             .ordered_values(
@@ -74,7 +74,7 @@ class OperatingStatements(StatementGroup):
         held = and_(begun, later)
         self.resume_by_hand: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.status == "paused")
+            .where(run.c.id == bindparam("at_id"), self._status(run) == "paused")
             .ordered_values(
                 (run.c.token, case((held, run.c.token), else_=bindparam("token", type_=BigInteger))),
                 (run.c.waiting_on, case((held, UNDER_WAY), else_="its turn")),
@@ -96,7 +96,7 @@ class OperatingStatements(StatementGroup):
         )
         self.retry_failed: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.status == "failed")
+            .where(run.c.id == bindparam("at_id"), self._status(run) == "failed")
             .values(
                 **self._begun_again(),
                 restarts=func.coalesce(run.c.restarts, 0) + 1,
@@ -243,9 +243,9 @@ class OperatingStatements(StatementGroup):
             select(run.c.id).where(run.c.status.in_(ENDED), made, over).order_by(run.c.created_at).limit(limit)
         )
         ids: Any = bindparam("ids", expanding=True)
-        self.forget_runs: Executable = delete(run).where(run.c.id.in_(ids), run.c.status.in_(ENDED))
+        self.forget_runs: Executable = delete(run).where(run.c.id.in_(ids), self._status(run).in_(ENDED))
         self.lock_ended: Executable = (
-            select(run.c.id).where(run.c.id.in_(ids), run.c.status.in_(ENDED)).order_by(run.c.id).with_for_update()
+            select(run.c.id).where(run.c.id.in_(ids), self._status(run).in_(ENDED)).order_by(run.c.id).with_for_update()
         )
         tables = ("input", "step", "wait", "taken", "turn", "audit", "log")
         self.forget_rows: dict[str, Executable] = {

@@ -204,7 +204,7 @@ class RecordStatements(StatementGroup):
         held = and_(
             run.c.id == bindparam("at_id"),
             run.c.token == bindparam("at_token"),
-            run.c.status.in_(("paused", "suspended")),
+            self._status(run).in_(("paused", "suspended")),
         )
         self.held_by: Executable = select(run.c.status, run.c.waiting_on).where(held)
         goes_on = run.c.status == "suspended"

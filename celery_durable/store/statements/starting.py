@@ -206,7 +206,7 @@ class StartStatements(StatementGroup):
         )
 
     def _claimable(self) -> Any:
-        return self._tables.run.c.status.in_(("pending", "suspended"))
+        return self._status(self._tables.run).in_(("pending", "suspended"))
 
     def _is_due(self) -> Any:
         wake_at = self._tables.run.c.wake_at
@@ -219,7 +219,7 @@ class StartStatements(StatementGroup):
             update(run)
             .where(
                 run.c.id == bindparam("at_id"),
-                run.c.status.in_(ENDED),
+                self._status(run).in_(ENDED),
                 run.c.delivered_at.is_(None),
                 run.c.wake_at <= now,
             )

@@ -84,7 +84,7 @@ class UpkeepStatements(StatementGroup):
             .where(
                 run.c.id == bindparam("at_id"),
                 run.c.token == bindparam("at_token"),
-                run.c.status == "running",
+                self._status(run) == "running",
             )
             .values(
                 status=bindparam("status"),
@@ -107,7 +107,7 @@ class UpkeepStatements(StatementGroup):
             run.c.id == bindparam("at_id")
         )
         self.running_under: Executable = select(run.c.token).where(
-            run.c.id == bindparam("at_id"), run.c.status == "running", run.c.worker == bindparam("at_worker")
+            run.c.id == bindparam("at_id"), self._status(run) == "running", run.c.worker == bindparam("at_worker")
         )
 
     def _keeping(self) -> None:
@@ -120,7 +120,7 @@ class UpkeepStatements(StatementGroup):
                 run.c.id == bindparam("at_id"),
                 run.c.token == bindparam("at_token"),
                 # Not IN, which can't be executed for many rows at once.
-                or_(*(run.c.status == status for status in ("running", "paused", "suspended"))),
+                or_(*(self._status(run) == status for status in ("running", "paused", "suspended"))),
             )
             .values(
                 due_at=case((run.c.status == "paused", None), else_=lease_until),
@@ -134,7 +134,7 @@ class UpkeepStatements(StatementGroup):
         )
         self.delivered: Executable = (
             update(run)
-            .where(*self._these_fences(), run.c.status.in_(ENDED))
+            .where(*self._these_fences(), self._status(run).in_(ENDED))
             .values(delivered_at=now, due_at=None, wake_at=None)
         )
 
@@ -198,7 +198,7 @@ class UpkeepStatements(StatementGroup):
         )
         self.unregistered: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.status.in_(("pending", "suspended")))
+            .where(run.c.id == bindparam("at_id"), self._status(run).in_(("pending", "suspended")))
             .values(
                 status=bindparam("status"),
                 token=bindparam("token"),
@@ -214,7 +214,7 @@ class UpkeepStatements(StatementGroup):
         # Eager mode: time is let pass at once.
         self.skip_wait: Executable = (
             update(run)
-            .where(run.c.id == bindparam("at_id"), run.c.status == "suspended")
+            .where(run.c.id == bindparam("at_id"), self._status(run) == "suspended")
             .ordered_values(
                 # In this order: MySQL sees what it has set before.
                 (run.c.deadline_at, case((run.c.deadline_at <= run.c.wake_at, now), else_=run.c.deadline_at)),
