@@ -10,14 +10,28 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from celery_durable.store import schema
 from celery_durable.store.store import Store
 from tests.alone import nothing_shared
+from tests.migrating import by_alembic, migrations_again
 from tests.services import Services
 
 # In CI the same examples each time: what others would find is no matter of the change that is looked at.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI") == "true":
     settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_migrations() -> Iterator[None]:
+    with migrations_again():
+        yield
+
+
+@pytest.fixture
+def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the tests of migrations."""
+    monkeypatch.setattr(schema, "upgrade", by_alembic)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,13 @@ from celery_durable.errors import ConfigurationError
 from celery_durable.store import schema
 from celery_durable.store.dialects import make_engine
 from celery_durable.store.store import Store
+from tests.migrating import migrations_again
 
 from .making import a_step, claimed, lease_of, new_run, step_rows, taken
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
+
+pytestmark = pytest.mark.usefixtures("real_migrations")
 
 
 @pytest.fixture
@@ -77,6 +80,23 @@ def columns_collation(connection: Connection) -> dict[Any, Any]:
         )
     )
     return {(row[0], row[1]): tuple(row[2:]) for row in rows}
+
+
+def test_tests_have_the_same_tables(empty: Store) -> None:
+    """Most have them made without Alembic."""
+    made = []
+    with migrations_again():
+        for _ in ("by Alembic, if this process has not done so yet", "again"):
+            assert empty.migrate()
+            assert empty.schema_state() == "current"
+            with empty.engine.connect() as connection:
+                made.append(described(connection, empty.prefix))
+                empty.tables.metadata.drop_all(connection)
+                connection.exec_driver_sql(f"DROP TABLE {empty.prefix}{schema.VERSION_TABLE}")
+    assert empty.migrate(), "by Alembic"
+    with empty.engine.connect() as connection:
+        made.append(described(connection, empty.prefix))
+    assert made[0] == made[1] == made[2]
 
 
 def test_the_index_of_what_is_due_is_partial(empty: Store) -> None:
