@@ -54,7 +54,11 @@ class Boundary:
 
     def plain(self, value: Any, what: str) -> Any:
         """The value in plain types, once it is known to fit."""
-        return value if self._adapter is None or self._is_fitting(value) else self._dumped(value, what)
+        return value if self.is_plain(value) else self._dumped(value, what)
+
+    def is_plain(self, value: Any) -> bool:
+        """Whether :meth:`plain` gives the value itself: asked before what it is called is put into words."""
+        return self._adapter is None or self._is_fitting(value)
 
     def _dumped(self, value: Any, what: str) -> Any:
         assert self._adapter is not None
@@ -69,7 +73,11 @@ class Boundary:
 
     def typed(self, value: Any, what: str) -> Any:
         """A plain value as the annotation's type."""
-        return value if self._adapter is None or self._is_as_said(value) else self._fit(value, what)
+        return value if self.is_typed(value) else self._fit(value, what)
+
+    def is_typed(self, value: Any) -> bool:
+        """Whether :meth:`typed` gives the value itself."""
+        return self._adapter is None or self._is_as_said(value)
 
     def _is_fitting(self, value: Any) -> bool:
         """Whether it is stored as it is, and nobody has to be asked."""
@@ -148,37 +156,37 @@ class Signature:
 
     def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> tuple[list[Any], dict[str, Any]]:
         """The arguments in plain types. Arguments that don't fit the signature are left to the call."""
-        return self._convert(args, kwargs, what, Boundary.plain)
+        return self._convert(args, kwargs, what, Boundary.is_plain, Boundary.plain)
 
     def arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
     ) -> tuple[list[Any], dict[str, Any]]:
         """Plain arguments as what the annotations say."""
-        return self._convert(args, kwargs, what, Boundary.typed)
+        return self._convert(args, kwargs, what, Boundary.is_typed, Boundary.typed)
 
     def _convert(
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         what: str,
+        is_so: Callable[[Boundary, Any], bool],
         convert: Callable[[Boundary, Any, str], Any],
     ) -> tuple[list[Any], dict[str, Any]]:
+        def converted(name: str | None, value: Any) -> Any:
+            boundary = self._parameters.get(name) if name is not None else None
+            if boundary is None or is_so(boundary, value):
+                return value
+            return convert(boundary, value, f"{what}, argument {name!r},")
+
         if not self.typed or self._signature is None:
             return list(args), dict(kwargs)
         positions, rest, others = self._places
-        converted = []
-        for index, value in enumerate(args):
-            name = positions[index] if index < len(positions) else rest
-            converted.append(self._one(name, value, what, convert))
-        keywords = {
-            name: self._one(name if name in self._signature.parameters else others, value, what, convert)
-            for name, value in kwargs.items()
-        }
-        return converted, keywords
-
-    def _one(self, name: str | None, value: Any, what: str, convert: Callable[[Boundary, Any, str], Any]) -> Any:
-        boundary = self._parameters.get(name) if name is not None else None
-        return value if boundary is None else convert(boundary, value, f"{what}, argument {name!r},")
+        known = self._signature.parameters
+        by_position = [
+            converted(positions[index] if index < len(positions) else rest, value) for index, value in enumerate(args)
+        ]
+        by_name = {name: converted(name if name in known else others, value) for name, value in kwargs.items()}
+        return by_position, by_name
 
 
 def _places(signature: inspect.Signature | None, skipped: int) -> tuple[list[str], str | None, str | None]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..core.codec import decode_arguments, encode
+from ..core.boundary import Boundary
+from ..core.codec import decode, decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
@@ -46,10 +47,14 @@ class Function(Branch):
     def __init__(self, run: Pass, work: Work) -> None:
         self.kind = work.kind
         self.work = work
+        self.signature = work.signature()
+        self.returns = self.signature.result if work.options.returns is None else Boundary(work.options.returns)
+        """Where the function's value crosses: ``returns`` wins over the annotation."""
         step_id = run.take_id(work.id)
-        super().__init__(run, step_id, _given(run, work, step_id), at_most_once=work.options.at_most_once)
-        self.args: list[Any] = []
-        self.kwargs: dict[str, Any] = {}
+        given = self._given(run, step_id) if work.args or work.kwargs else _NOTHING
+        super().__init__(run, step_id, given, at_most_once=work.options.at_most_once)
+        self.args: Sequence[Any] = ()
+        self.kwargs: Mapping[str, Any] = {}
 
     def look(self) -> State:
         decision = self.ask()
@@ -69,24 +74,23 @@ class Function(Branch):
         a replay could not repeat."""
         if self.given != _NOTHING:
             args, kwargs = decode_arguments(self.given)
-            self.args, self.kwargs = self.work.signature().arguments(tuple(args), kwargs, f"step {self.id!r}")
+            self.args, self.kwargs = self.signature.arguments(tuple(args), kwargs, f"step {self.id!r}")
 
     def attempt(self, row: StepWrite) -> FunctionAttempt:
         """An attempt at the function, whose row is this so far."""
         return FunctionAttempt(self, row)
 
     def value(self) -> Any:
-        what = f"the recorded result of step {self.id!r}"
-        return self.work.result().read(self.run.stored(self.id), what)
+        value = decode(self.run.stored(self.id))
+        if self.returns.is_typed(value):  # what it is called is put into words for the others alone
+            return value
+        return self.returns.typed(value, f"the recorded result of step {self.id!r}")
 
-
-def _given(run: Pass, work: Work, step_id: str) -> str:
-    """The step's input as it is recorded."""
-    if not work.args and not work.kwargs:
-        return _NOTHING
-    what = f"the input of step {step_id!r}"
-    plain = work.signature().plain(work.args, work.kwargs, f"step {step_id!r}")
-    return run.measured(encode(list(plain), what), what)
+    def _given(self, run: Pass, step_id: str) -> str:
+        """The step's input as it is recorded."""
+        what = f"the input of step {step_id!r}"
+        plain = self.signature.plain(self.work.args, self.work.kwargs, f"step {step_id!r}")
+        return run.measured(encode(list(plain), what), what)
 
 
 class FunctionAttempt(Attempt):
@@ -154,7 +158,7 @@ class FunctionAttempt(Attempt):
                 f"the function of {self.what} is async, and this task is not: give step.run a def function "
                 "(one that calls asyncio.run, for instance), or write the task as async def"
             )
-        text = self.work.result().write(value, f"the result of {self.what}")
+        text = self.branch.returns.write(value, f"the result of {self.what}")
         self.result = self.run.measured(text, f"the result of {self.what}")
 
     def conclude(self) -> StepWrite | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..core.boundary import Boundary, Signature, signature_of
+from ..core.boundary import Signature, signature_of
 from ..core.duration import Duration, micros
 from ..core.retry import Retry
 from ..errors import StepCancelled
@@ -50,10 +50,6 @@ class Work(NamedTuple):
 
     def signature(self) -> Signature:
         return signature_of(self.fn, handed=self.kind == "transaction")  # its session comes first
-
-    def result(self) -> Boundary:
-        """Where the function's value crosses: ``returns`` wins over the annotation."""
-        return Boundary(self.options.returns) if self.options.returns is not None else self.signature().result
 
 
 class StepContext:
