@@ -62,7 +62,14 @@ def _executed_by_alembic(connection: Connection, prefix: str) -> list[str]:
 
 
 def _tables_of(connection: Connection, prefix: str) -> list[str]:
-    names = connection.exec_driver_sql("SHOW TABLES").scalars().all()
-    made = [connection.exec_driver_sql(f"SHOW CREATE TABLE `{name}`").all()[0][1] for name in names]
-    head = f"INSERT INTO {prefix}{schema.VERSION_TABLE} VALUES ('{schema.HEAD}')"
-    return [*(text for name, text in zip(names, made, strict=True) if name.startswith(prefix)), head]
+    """Whatever the migrations have left: tables, and the rows that some begin with."""
+    script = []
+    for name in connection.exec_driver_sql("SHOW TABLES").scalars().all():
+        if not name.startswith(prefix):
+            continue
+        script.append(connection.exec_driver_sql(f"SHOW CREATE TABLE `{name}`").all()[0][1])
+        rows = connection.exec_driver_sql(f"SELECT * FROM `{name}`").all()
+        if rows:
+            values = ", ".join(f"({', '.join(repr(value) for value in row)})" for row in rows)
+            script.append(f"INSERT INTO `{name}` VALUES {values}")
+    return script

@@ -245,7 +245,7 @@ class Upkeep(StoreBase):
 def _named(fences: Iterable[Fence]) -> dict[str, Any]:
     """In the order of their ids, in which whoever changes several runs at once locks them."""
     pairs = sorted(tuple(fence) for fence in fences)
-    return {"fences": pairs, "ids": [run_id for run_id, _ in pairs]}
+    return {"ids": [run_id for run_id, _ in pairs], "tokens": [token for _, token in pairs]}
 
 
 def due_of(row: Any, arguments: str, message: str) -> Due:

@@ -85,17 +85,22 @@ def columns_collation(connection: Connection) -> dict[Any, Any]:
 def test_tests_have_the_same_tables(empty: Store) -> None:
     """Most have them made without Alembic."""
     made = []
+
+    def look() -> None:
+        assert empty.schema_state() == "current"
+        with empty.engine.connect() as connection:
+            rows = [connection.execute(table.select()).all() for table in empty.tables.metadata.sorted_tables]
+            made.append((described(connection, empty.prefix), rows))
+
     with migrations_again():
         for _ in ("by Alembic, if this process has not done so yet", "again"):
             assert empty.migrate()
-            assert empty.schema_state() == "current"
+            look()
+            empty.tables.metadata.drop_all(empty.engine)
             with empty.engine.connect() as connection:
-                made.append(described(connection, empty.prefix))
-                empty.tables.metadata.drop_all(connection)
                 connection.exec_driver_sql(f"DROP TABLE {empty.prefix}{schema.VERSION_TABLE}")
     assert empty.migrate(), "by Alembic"
-    with empty.engine.connect() as connection:
-        made.append(described(connection, empty.prefix))
+    look()
     assert made[0] == made[1] == made[2]
 
 

@@ -15,7 +15,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    tuple_,
     update,
 )
 
@@ -139,11 +138,11 @@ class UpkeepStatements(StatementGroup):
         )
 
     def _these_fences(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-        """The pairs of a run and its token; and the runs once more by themselves, by which every database takes the
-        index."""
+        """The runs, and their tokens. A token is that of one run alone, so the two need not be paired: PostgreSQL would
+        try each pair on each row."""
         run = self._tables.run
-        pairs = tuple_(run.c.id, run.c.token).in_(bindparam("fences", expanding=True))
-        return run.c.id.in_(bindparam("ids", expanding=True)), pairs
+        these = run.c.id.in_(bindparam("ids", expanding=True))
+        return these, run.c.token.in_(bindparam("tokens", expanding=True))
 
     def _leases(self) -> None:
         lease, now = self._tables.lease, self._dialect.now()
