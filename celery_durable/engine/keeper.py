@@ -82,7 +82,7 @@ class Keeper:
     def _work(self) -> None:
         beat = max(self._lease / SECOND / 3, 0.05)
         next_beat = time.monotonic() + beat
-        link, is_idle = self._store.link(), False
+        link, marked = self._store.link(), 0
         while True:
             with self._changed:
                 if not self._delivered:
@@ -92,13 +92,14 @@ class Keeper:
                 marks, self._delivered = self._delivered, []
                 held = list(self._held.values())
             self._mark(link, marks)
-            is_idle = is_idle and not marks
+            marked += len(marks)
+            is_idle = False
             if time.monotonic() >= next_beat:
                 self._beat(link, held)
                 next_beat = time.monotonic() + beat
-                if is_idle and not held:
-                    link.release()
-                is_idle = True
+                is_idle, marked = not (held or marked), 0
+            if is_idle or not self._store.pooled:
+                link.release()
 
     def _mark(self, link: Link, marks: list[Fence]) -> None:
         if not marks:

@@ -69,6 +69,8 @@ class StoreBase:
         pooled: bool = True,
     ) -> None:
         self.engine = make_engine(url, pooled=pooled)
+        self.pooled = pooled
+        """Whether a connection may be held while nothing is done with it."""
         self.dialect = self.choose_dialect()
         self.prefix = prefix
         self.tables = Tables.build(prefix, sealer)
