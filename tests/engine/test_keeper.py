@@ -33,7 +33,7 @@ def test_its_connection_is_its_own(any_store: Store) -> None:
     of_passes = set()
     for number in range(4):
         tell_of_an_end(any_store, keeper, f"r{number}")
-        assert pool.checkedout() == 1  # type: ignore[attr-defined]
+        assert pool.checkedout() == 1
         with any_store.link() as link:
             of_passes.add(id(link.run(lambda connection: connection.connection.dbapi_connection)))
     assert len(of_passes) == 1
@@ -42,7 +42,7 @@ def test_its_connection_is_its_own(any_store: Store) -> None:
 def test_it_gives_its_connection_back_when_there_is_nothing_to_do(any_store: Store) -> None:
     keeper, pool = Keeper(any_store, lease=SECOND // 2), any_store.engine.pool
     tell_of_an_end(any_store, keeper, "r")
-    wait_until(lambda: pool.checkedout() == 0)  # type: ignore[attr-defined]
+    wait_until(lambda: pool.checkedout() == 0)
     tell_of_an_end(any_store, keeper, "s")
 
 
