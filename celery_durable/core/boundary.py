@@ -54,10 +54,10 @@ class Boundary:
 
     def plain(self, value: Any, what: str) -> Any:
         """The value in plain types, once it is known to fit."""
-        return value if self.is_plain(value) else self._dumped(value, what)
+        return value if self._is_plain(value) else self._dumped(value, what)
 
-    def is_plain(self, value: Any) -> bool:
-        """Whether :meth:`plain` gives the value itself: asked before what it is called is put into words."""
+    def _is_plain(self, value: Any) -> bool:
+        """Whether :meth:`plain` gives the value itself."""
         return self._adapter is None or self._is_fitting(value)
 
     def _dumped(self, value: Any, what: str) -> Any:
@@ -67,15 +67,16 @@ class Boundary:
         self._fit(plain, f"{what}, once stored,")  # a field that is left out would be missed at every replay
         return plain
 
-    def read(self, text: str, what: str) -> Any:
-        """The value of a text that :meth:`write` made."""
-        return self.typed(decode(text), what)
+    def read(self, text: str, what: Callable[[], str]) -> Any:
+        """The value of a text that :meth:`write` made. What it is called is asked for only where somebody has to be."""
+        value = decode(text)
+        return value if self._is_typed(value) else self._fit(value, what())
 
     def typed(self, value: Any, what: str) -> Any:
         """A plain value as the annotation's type."""
-        return value if self.is_typed(value) else self._fit(value, what)
+        return value if self._is_typed(value) else self._fit(value, what)
 
-    def is_typed(self, value: Any) -> bool:
+    def _is_typed(self, value: Any) -> bool:
         """Whether :meth:`typed` gives the value itself."""
         return self._adapter is None or self._is_as_said(value)
 
@@ -156,13 +157,13 @@ class Signature:
 
     def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> tuple[list[Any], dict[str, Any]]:
         """The arguments in plain types. Arguments that don't fit the signature are left to the call."""
-        return self._convert(args, kwargs, what, Boundary.is_plain, Boundary.plain)
+        return self._convert(args, kwargs, what, Boundary._is_plain, Boundary._dumped)
 
     def arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
     ) -> tuple[list[Any], dict[str, Any]]:
         """Plain arguments as what the annotations say."""
-        return self._convert(args, kwargs, what, Boundary.is_typed, Boundary.typed)
+        return self._convert(args, kwargs, what, Boundary._is_typed, Boundary._fit)
 
     def _convert(
         self,
@@ -172,14 +173,15 @@ class Signature:
         is_so: Callable[[Boundary, Any], bool],
         convert: Callable[[Boundary, Any, str], Any],
     ) -> tuple[list[Any], dict[str, Any]]:
+        if not self.typed or self._signature is None:
+            return list(args), dict(kwargs)
+
         def converted(name: str | None, value: Any) -> Any:
             boundary = self._parameters.get(name) if name is not None else None
             if boundary is None or is_so(boundary, value):
                 return value
             return convert(boundary, value, f"{what}, argument {name!r},")
 
-        if not self.typed or self._signature is None:
-            return list(args), dict(kwargs)
         positions, rest, others = self._places
         known = self._signature.parameters
         by_position = [

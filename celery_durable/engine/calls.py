@@ -140,4 +140,4 @@ class Call(Branch):
         return error
 
     def value(self) -> Any:
-        return self.result.read(self.run.stored(self.id), f"the result of {self.what},")
+        return self.result.read(self.run.stored(self.id), lambda: f"the result of {self.what},")

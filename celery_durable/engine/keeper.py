@@ -2,7 +2,7 @@
 
 Both are kept off the hot path: a pass only notes that it began or ended. The thread begins with the
 first pass of its process, so a worker's main process and a web server never have one. It has a connection of its own
-while there is something to do: by turns with the passes it would have each of them begin on the other one's.
+from one heartbeat to the next: by turns with the passes it would have each of them begin on the other one's.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Keeper:
     def _work(self) -> None:
         beat = max(self._lease / SECOND / 3, 0.05)
         next_beat = time.monotonic() + beat
-        link, marked = self._store.link(), 0
+        link = self._store.link()
         while True:
             with self._changed:
                 if not self._delivered:
@@ -92,13 +92,11 @@ class Keeper:
                 marks, self._delivered = self._delivered, []
                 held = list(self._held.values())
             self._mark(link, marks)
-            marked += len(marks)
-            is_idle = False
-            if time.monotonic() >= next_beat:
+            is_time = time.monotonic() >= next_beat
+            if is_time:
                 self._beat(link, held)
                 next_beat = time.monotonic() + beat
-                is_idle, marked = not (held or marked), 0
-            if is_idle or not self._store.pooled:
+            if is_time or not self._store.pooled:
                 link.release()
 
     def _mark(self, link: Link, marks: list[Fence]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..core.boundary import Boundary
-from ..core.codec import decode, decode_arguments, encode
+from ..core.codec import decode_arguments, encode
 from ..core.duration import describe, micros
 from ..core.replay import Park, Replay
 from ..core.retry import Retry, next_delay
@@ -81,10 +81,7 @@ class Function(Branch):
         return FunctionAttempt(self, row)
 
     def value(self) -> Any:
-        value = decode(self.run.stored(self.id))
-        if self.returns.is_typed(value):  # what it is called is put into words for the others alone
-            return value
-        return self.returns.typed(value, f"the recorded result of step {self.id!r}")
+        return self.returns.read(self.run.stored(self.id), lambda: f"the recorded result of step {self.id!r}")
 
     def _given(self, run: Pass, step_id: str) -> str:
         """The step's input as it is recorded."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     or_,
+    select,
     update,
 )
 
@@ -24,7 +25,7 @@ from ...statuses import FINISHED
 from ..dialects import Dialect
 from ..tables import Tables
 
-__all__ = ["ENDED", "UNDER_WAY", "StatementGroup", "is_open"]
+__all__ = ["ENDED", "UNDER_WAY", "StatementGroup", "is_open", "of_one"]
 
 ENDED = sorted(FINISHED)
 UNDER_WAY = "the step that is under way"
@@ -34,6 +35,12 @@ UNDER_WAY = "the step that is under way"
 def is_open(run: FromClause) -> ColumnElement[bool]:
     """A run has not ended."""
     return and_(*(run.c.status != status for status in ENDED))
+
+
+def of_one(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The value of the one row that there is at most. Not a join, for which PostgreSQL reads whole tables while they
+    are small, and goes on so while they grow."""
+    return select(column).scalar_subquery()
 
 
 class StatementGroup:

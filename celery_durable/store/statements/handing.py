@@ -22,7 +22,7 @@ from sqlalchemy import String as Text
 
 from ..dialects import Dialect
 from ..tables import Tables
-from .base import UNDER_WAY, StatementGroup, is_open
+from .base import UNDER_WAY, StatementGroup, is_open, of_one
 
 __all__ = ["HandingStatements"]
 
@@ -157,8 +157,8 @@ class HandingStatements(StatementGroup):
             update(step)
             .where(
                 step.c.run_id == select(caller.c.id).where(is_open(caller)).scalar_subquery(),
-                step.c.id == select(called.c.parent_step).scalar_subquery(),
-                step.c.child == select(ended.c.id).scalar_subquery(),
+                step.c.id == of_one(called.c.parent_step),
+                step.c.child == of_one(ended.c.id),
                 step.c.status == "waiting",
             )
             .values(**self._answered(status))

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from ..dialects import Dialect
 from ..sealing import Sealed
 from ..tables import Tables
-from .base import StatementGroup
+from .base import StatementGroup, of_one
 from .events import OF_EVENT
 
 __all__ = ["LoneStatements", "iso"]
@@ -140,12 +140,12 @@ class LoneStatements(StatementGroup):
         lone = select(found.c.run_id, found.c.step_id).where(~found.c.is_late, ~asks, is_alone).cte("lone")
         text = self._tables.event.c.payload.type
         before, between, after = (bindparam(f"answer_{part}", type_=text) for part in ("before", "between", "after"))
-        moment = iso(_one(emitted.c.emitted_at))
+        moment = iso(of_one(emitted.c.emitted_at))
         result = before.concat(bindparam("payload", type_=text)).concat(between).concat(moment).concat(after)
         woken, written = self._woken_by(
-            self._asleep(_one(lone.c.run_id)),
-            _one(lone.c.step_id),
-            _one(emitted.c.seq),
+            self._asleep(of_one(lone.c.run_id)),
+            of_one(lone.c.step_id),
+            of_one(emitted.c.seq),
             result,
         )
         whole = select(asks, woken).select_from(found).join(woken, woken.c.id == found.c.run_id, isouter=True)
@@ -169,20 +169,20 @@ class LoneStatements(StatementGroup):
         now, locked = self._dialect.now(), asleep.with_for_update(skip_locked=True, of=run).cte("locked")
         opened = (
             delete(wait)
-            .where(wait.c.run_id == _one(locked.c.id), wait.c.step_id == step_id, ~self._had(event))
+            .where(wait.c.run_id == of_one(locked.c.id), wait.c.step_id == step_id, ~self._had(event))
             .returning(wait.c.run_id, wait.c.step_id)
             .cte("opened")
         )
         took = insert(taken).from_select(
             ["run_id", "event", "step_id", "taken_at"], select(opened.c.run_id, event, opened.c.step_id, now)
         )
-        of_step = and_(step.c.run_id == _one(opened.c.run_id), step.c.id == _one(opened.c.step_id))
+        of_step = and_(step.c.run_id == of_one(opened.c.run_id), step.c.id == of_one(opened.c.step_id))
         answered = (
             update(step)
             .where(of_step, step.c.status == "waiting")
             .values(status="completed", result=result, finished_at=now)
         )
-        woken = self._waking(run.c.id == _one(opened.c.run_id), sends=1).returning(*self._of_due()).cte("woken")
+        woken = self._waking(run.c.id == of_one(opened.c.run_id), sends=1).returning(*self._of_due()).cte("woken")
         return woken, [took.cte("took"), answered.cte("answered")]
 
     def _sent(self, whole: Select[Any], woken: CTE, *, isouter: bool) -> Select[Any]:
@@ -190,12 +190,6 @@ class LoneStatements(StatementGroup):
         run_input = self._tables.input
         read = whole.add_columns(run_input.c.arguments, run_input.c.message)
         return read.join(run_input, run_input.c.run_id == woken.c.id, isouter=isouter)
-
-
-def _one(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The value of the one row that there is at most. Not a join, for which PostgreSQL reads whole tables while they
-    are small, and goes on so while they grow."""
-    return select(column).scalar_subquery()
 
 
 def iso(micros: ColumnElement[int]) -> ColumnElement[str]:

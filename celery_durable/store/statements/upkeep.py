@@ -80,11 +80,7 @@ class UpkeepStatements(StatementGroup):
         run, step, now = self._tables.run, self._tables.step, self._dialect.now()
         self.recover: Executable = (
             update(run)
-            .where(
-                run.c.id == bindparam("at_id"),
-                run.c.token == bindparam("at_token"),
-                self._status(run) == "running",
-            )
+            .where(self._is_ours())
             .values(
                 status=bindparam("status"),
                 token=bindparam("token"),
